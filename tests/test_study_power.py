@@ -39,6 +39,15 @@ def test_more_seeds_detect_less_and_more_comparisons_need_more() -> None:
     assert minimum_detectable_effect(2.0, 5) == pytest.approx(2 * minimum_detectable_effect(1.0, 5))
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_power_grows_from_alpha_to_certainty_without_a_gap(alpha: float, n: int) -> None:
+    powers = [detection_power(effect, 1.0, n, alpha=alpha) for effect in np.linspace(0, 150, 60)]
+    assert powers[0] == pytest.approx(alpha)
+    assert np.all(np.diff(powers) > -1e-9)
+    assert powers[-1] > 0.99
+
+
 def test_one_seed_detects_nothing() -> None:
     assert minimum_detectable_effect(1.0, 1) == math.inf
     assert detection_power(5.0, 1.0, 1) == 0

@@ -1,4 +1,4 @@
-"""What a number of seeds can detect: power of the two-sample t-test, by noncentral t (as F).
+"""What a number of seeds can detect: power of the two-sample t-test, by the noncentral t.
 
 One variant is compared with the baseline, `n` seeds each, two-sided. With several comparisons
 under Holm's procedure the smallest p-value must pass alpha / comparisons, which is the level used
@@ -111,11 +111,11 @@ def seeds_needed(
 
 
 def _power(noncentrality: float, n: int, level: float) -> float:
-    # t squared is F with 1 and 2n - 2 degrees: both tails at once, and scipy's noncentral t
-    # returns NaN where a tail is far away.
+    # The lower tail as the mirrored upper one: scipy's nct.cdf returns NaN far out on the left.
     freedom = 2 * n - 2
-    critical = stats.f.isf(level, 1, freedom)
-    return float(stats.ncf.sf(critical, 1, freedom, noncentrality**2))
+    critical = stats.t.isf(level / 2, freedom)
+    tails = stats.nct.sf(critical, freedom, [noncentrality, -noncentrality])
+    return float(tails.sum())
 
 
 def _check(*, sd: float, n: int, alpha: float, comparisons: int) -> None:
