@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 KEY_VERSION = 1
 
 LEGACY: Mapping[str, Any] = {}
 """Fields added after key version 1, as "train.name": the value that leaves old keys unchanged."""
 
-_EXECUTION = {"exclude_from_key": True}
+_EXECUTION: JsonDict = {"exclude_from_key": True}
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -176,18 +177,12 @@ class TrialConfig(_Config):
 
     def identity(self) -> dict[str, Any]:
         """What is hashed: arch, data, recipe, seed and the version of this rule."""
-        nested = {
-            "arch": self.arch,
-            "seed": self.seed,
-            "data": self.data.identity(),
-            "train": self.train.identity(),
-            "key_version": KEY_VERSION,
-        }
+        rooms = {"data": self.data.identity(), "train": self.train.identity()}
         for path, legacy in LEGACY.items():
             room, name = path.split(".")
-            if nested[room].get(name) == legacy:
-                nested[room].pop(name)
-        return nested
+            if rooms[room].get(name) == legacy:
+                rooms[room].pop(name)
+        return {"arch": self.arch, "seed": self.seed, "key_version": KEY_VERSION, **rooms}
 
     @property
     def key(self) -> str:

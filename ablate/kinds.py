@@ -127,9 +127,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "bn_eps": Option(parse=parse_positive, doc="epsilon of BatchNorm"),
     "cls_token": Option(parse=parse_bool, doc="a learned class token in front of the tokens"),
-    "conv": Option(
-        parse=one_of("plain", "separable"), doc="convolution of a residual block (R)"
-    ),
+    "conv": Option(parse=one_of("plain", "separable"), doc="convolution of a residual block (R)"),
     "coscale": Option(
         parse=one_of("none", "cross", "interp"),
         doc="parallel group: none, direct cross-layer attention, feature interpolation",
@@ -253,9 +251,7 @@ _CONV_TOKENS_ACTIVE = {
     "kv_stride": _when("proj", "separable", "residual"),
     "mlp_ratio": _when("ffn", "linear", "separable"),
     "bn_eps": lambda options: (
-        options["proj"] != "linear"
-        or options["ffn"] != "linear"
-        or options["embed"] == "residual"
+        options["proj"] != "linear" or options["ffn"] != "linear" or options["embed"] == "residual"
     ),
 }
 

@@ -18,7 +18,9 @@ Parse and format are inverse. `resolve` fills in every default and checks that t
 """
 
 from ablate.grammar.arch import Arch, Run, parse
-from ablate.grammar.blueprint import Blueprint, RunSpec, canonical, resolve
+from ablate.grammar.blueprint import Blueprint, RunSpec
+from ablate.grammar.canonical import canonical
 from ablate.grammar.override import override
+from ablate.grammar.resolve import resolve
 
 __all__ = ["Arch", "Blueprint", "Run", "RunSpec", "canonical", "override", "parse", "resolve"]

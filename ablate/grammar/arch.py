@@ -120,9 +120,7 @@ class _Parser:
         options = self.options("") if self.take("@") else ()
         if self.at < len(self.text):
             raise self.fail(f"unexpected {self.text[self.at]!r}")
-        return Arch(
-            stem=stem, stages=tuple(stages), group=group, options=options, text=self.text
-        )
+        return Arch(stem=stem, stages=tuple(stages), group=group, options=options, text=self.text)
 
     def _before_options(self) -> str:
         """The text outside parentheses and before `@`, where a colon ends the stem."""

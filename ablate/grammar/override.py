@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ablate.errors import GrammarError, ModelError, unknown
+from ablate.errors import ModelError, unknown
 from ablate.grammar.arch import Arch, Options, Run, parse_option
 from ablate.kinds import KINDS, NET_OPTIONS, OPTIONS, format_value, letters
 
@@ -62,7 +62,7 @@ def _without(run: Run, names: set[str]) -> Run:
     return dataclasses.replace(run, options=kept)
 
 
-def _map_runs(arch: Arch, change) -> Arch:  # type: ignore[no-untyped-def]
+def _map_runs(arch: Arch, change: Callable[[Run], Run]) -> Arch:
     return dataclasses.replace(
         arch,
         stem=change(arch.stem) if arch.stem else None,
@@ -130,11 +130,7 @@ def _set_numbers(arch: Arch, what: str, value: object, name: str) -> Arch:
 
 def _check_count(what: str, value: object, given: Sequence[object], runs: list[Run]) -> None:
     if len(given) != len(runs):
-        raise ModelError(
-            f"{what} needs one part for each of {len(runs)} stages, but got {value}"
-        )
+        raise ModelError(f"{what} needs one part for each of {len(runs)} stages, but got {value}")
 
 
 _SHAPERS = {"layout": _set_layout, "depths": _set_depths, "widths": _set_widths}
-
-__all__ = ["SHAPES", "GrammarError", "override"]
