@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY := studies/position_encoding.yaml
+
+.PHONY: demo test test-fast lint clean
+
+# The environment: made once, and again when the dependencies change.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/ready  ## position_encoding on the embedded images, always anew, into build/demo
+	rm -rf build/demo
+	$(BIN)/ablate run $(STUDY) --runs build/demo/runs --results build/demo/results
+
+test: $(VENV)/ready  ## lint, types and every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+test-fast: $(VENV)/ready  ## the tests that answer in seconds
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: $(VENV)/ready  ## format, then check style and types
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
