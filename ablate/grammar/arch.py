@@ -135,7 +135,7 @@ class _Parser:
     def group(self) -> Run:
         group = self.run("group")
         if group.depth is None:
-            raise self.fail("a parallel group needs its depth, such as P6", self.at)
+            raise self.fail("a parallel group needs its depth, such as P6")
         if group.width is not None:
             raise self.fail("a parallel group has the width of its stages", group.column - 1)
         return group

@@ -75,8 +75,9 @@ def _minimal_options(
     for name in sorted(names - {"stride", *NET_OPTIONS}):
         places = [spec for spec in parts if _has_effect(spec, name)]
         changed = [spec for spec in places if _value(spec, name) != _default(spec, name)]
-        values = {_value(spec, name) for spec in changed}
-        if len(changed) == len(places) and len(values) == 1:
+        reached = [*places, *(spec for spec in parts if _counts_otherwise(spec, name))]
+        values = {_value(spec, name) for spec in reached}
+        if changed and len(changed) == len(places) and len(values) == 1:
             shared[name] = values.pop()
         else:
             for spec in changed:
@@ -93,6 +94,12 @@ def _has_effect(spec: RunSpec, name: str) -> bool:
         return False
     active = kind.active.get(name)
     return active is None or active({**spec.options, "stride": spec.stride})
+
+
+def _counts_otherwise(spec: RunSpec, name: str) -> bool:
+    """Whether heads told in this unit after `@` would reach a kind that counts in the other."""
+    native = KINDS[spec.kind].native_heads
+    return name in ("head_dim", "num_heads") and native not in (None, name)
 
 
 def _value(spec: RunSpec, name: str) -> Value:
