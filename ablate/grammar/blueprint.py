@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any
 
 from ablate.kinds import Value
 
@@ -75,6 +77,15 @@ class RunSpec:
         value = self.options[name]
         assert isinstance(value, tuple), name
         return tuple(item for item in value if isinstance(item, tuple))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and deepcopy by the fields: a mapping proxy allows neither."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _restore, ({**values, "options": dict(self.options)},)
+
+
+def _restore(values: dict[str, Any]) -> RunSpec:
+    return RunSpec(**{**values, "options": MappingProxyType(values["options"])})
 
 
 @dataclass(frozen=True, kw_only=True)
