@@ -1,0 +1,208 @@
+"""Published tables as data: rows, reported values as printed, recipe and citation.
+
+A table is named `paper.table`, as in `coat.table6`. Every value stands as the paper prints it, so
+that its precision is known: a recomputed cost reproduces "5.7M" where it rounds to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ablate.errors import AblateError, unknown
+
+PAPERS = ("coat", "coatnet", "atc")
+
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+_PRINTED = re.compile(r"(?P<digits>[0-9]+(?:\.(?P<fraction>[0-9]+))?)(?P<unit>[KMGB]?)")
+_RELATIONS = re.compile(r"\s*(>>|>=|>|~)\s*")
+
+Role = Literal["top1", "params", "flops", "text", "number"]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Citation(_Data):
+    """Where a table was published."""
+
+    title: str
+    authors: str
+    arxiv: str | None = None
+    year: int
+    place: str = Field(default="", description="table or figure, filled for each table")
+
+    def __str__(self) -> str:
+        source = f"arXiv {self.arxiv}" if self.arxiv else str(self.year)
+        return f"{self.authors}, {self.title}, {source}, {self.place}".rstrip(", ")
+
+
+class Recipe(_Data):
+    """On what, and for how long, the reported accuracies were trained."""
+
+    data: str = Field(description="dataset, by its name in `ablate.data`")
+    image_size: int
+    epochs: int | None = Field(default=None, description="None where the paper does not say")
+    num_classes: int = 1000
+    text: str = Field(default="", description="the rest, in words")
+
+
+class Measure(_Data):
+    """One column of reported values.
+
+    `role` says what stands beside it: top1 is measured by studies, params and flops are
+    recomputed from the built network, number and text are reported only.
+    """
+
+    key: str
+    title: str
+    role: Role
+
+
+class Row(_Data):
+    """One row of a published table.
+
+    Args:
+        arch: the network, as a preset or arch string; None for networks that `ablate` does not
+            build.
+        variant: the levels of a study's variant that this row is.
+        reported: values by the measure's key, as printed.
+        explained: by the measure's key, why an exact build does not reproduce the printed value.
+        recomputed: by the measure's key, counts that are known by arithmetic (detectors).
+    """
+
+    name: str
+    arch: str | None = None
+    variant: dict[str, str | int | float | bool | list[int]] | None = None
+    image_size: int | None = None
+    num_classes: int | None = None
+    recipe: Recipe | None = None
+    reported: dict[str, str | float] = Field(default_factory=dict)
+    explained: dict[str, str] = Field(default_factory=dict)
+    recomputed: dict[str, int] = Field(default_factory=dict)
+
+
+class Claim(_Data):
+    """A ranking that the paper states: names of rows joined by `>>`, `>`, `>=` and `~`.
+
+    `metric` names what is ranked, the better first: top1, or gap (eval minus train accuracy),
+    or train_top1 (capacity).
+    """
+
+    text: str
+    ranking: str
+    metric: Literal["top1", "gap", "train_top1"] = "top1"
+
+    def steps(self) -> list[tuple[str, str, str]]:
+        """Neighbours of the ranking with their relation.
+
+        >>> Claim(text="", ranking="a ~ b > c").steps()
+        [('a', '~', 'b'), ('b', '>', 'c')]
+        """
+        parts = _RELATIONS.split(self.ranking.strip())
+        return [(parts[i], parts[i + 1], parts[i + 2]) for i in range(0, len(parts) - 2, 2)]
+
+
+class PaperTable(_Data):
+    """A published table or figure."""
+
+    name: str
+    title: str
+    citation: Citation
+    recipe: Recipe
+    flops: Literal["macs", "fvcore"] = Field(
+        default="macs", description="the counter that comes nearest to the paper's convention"
+    )
+    measures: tuple[Measure, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> PaperTable:
+        keys = [measure.key for measure in self.measures]
+        names = [row.name for row in self.rows]
+        for row in self.rows:
+            for key in {*row.reported, *row.explained, *row.recomputed} - set(keys):
+                raise ValueError(f"row {row.name!r}: {unknown('measure', key, keys)}")
+        for claim in self.claims:
+            for first, _, second in claim.steps():
+                for name in {first, second} - set(names):
+                    raise ValueError(f"claim {claim.text!r}: {unknown('row', name, names)}")
+        if len(set(names)) < len(names):
+            raise ValueError("two rows have one name")
+        return self
+
+    def row_of(self, levels: Mapping[str, Any]) -> Row | None:
+        """The row that is a variant with these levels, or None."""
+        for row in self.rows:
+            if row.variant and all(levels.get(k, _NONE) == v for k, v in row.variant.items()):
+                return row
+        return None
+
+
+_NONE = object()
+
+
+def printed(text: str | float) -> tuple[float, float] | None:
+    """Value and half a unit of the last printed digit; None for text that is no number.
+
+    >>> printed("5.7M")
+    (5700000.0, 50000.0)
+    >>> printed(">30K") is None
+    True
+    """
+    found = _PRINTED.fullmatch(str(text).strip())
+    if found is None:
+        return None
+    unit = _UNITS[found["unit"]]
+    return float(found["digits"]) * unit, 0.5 * 10.0 ** -len(found["fraction"] or "") * unit
+
+
+def reproduces(text: str | float, value: float) -> bool:
+    """Whether a recomputed value rounds to the printed one."""
+    known = printed(text)
+    # The window is open to rounding of the window itself: 4.35 in binary is a little more.
+    return known is not None and abs(value - known[0]) <= known[1] * (1 + 1e-9)
+
+
+def table_names() -> list[str]:
+    """The names of all published tables, paper by paper."""
+    return [f"{paper}.{table}" for paper in PAPERS for table in _paper(paper)["tables"]]
+
+
+@lru_cache(maxsize=64)
+def load_paper_table(name: str) -> PaperTable:
+    """The published table of this name.
+
+    Raises:
+        AblateError: no such table; lists the nearest and the choices.
+    """
+    paper, _, table = name.partition(".")
+    if paper not in PAPERS or table not in _paper(paper)["tables"]:
+        raise AblateError(unknown("paper table", name, table_names()))
+    data = _paper(paper)
+    entry = dict(data["tables"][table])
+    citation = {**data["citation"], "place": entry.pop("place")}
+    recipe = {**data["recipe"], **entry.pop("recipe", {})}
+    try:
+        return PaperTable.model_validate(
+            {"name": name, "citation": citation, "recipe": recipe, **entry}
+        )
+    except ValidationError as error:
+        raise AssertionError(f"papers/{paper}.yaml, {table}: {error}") from error
+
+
+@lru_cache(maxsize=len(PAPERS))
+def _paper(paper: str) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    text = (files("ablate.papers") / f"{paper}.yaml").read_text(encoding="utf-8")
+    data: dict[str, Any] = YAML(typ="safe").load(text)
+    return data

@@ -1,0 +1,67 @@
+"""The figures of a study, by kind; each is drawn from rows and curves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ablate.errors import AblateError, ResultsError, unknown
+from ablate.report import style
+from ablate.report.effect_plots import factor_effects
+from ablate.report.generalization import generalization_capacity
+from ablate.report.learning import learning_curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ablate.study.spec import Study
+
+Draw = Callable[[Any, pd.DataFrame, pd.DataFrame], Any]
+
+PLOT_KINDS: Mapping[str, Draw] = {
+    "generalization_capacity": generalization_capacity,
+    "curves": learning_curves,
+    "effects": factor_effects,
+}
+"""What `ablate plot --kind` draws; each function's docstring says what it shows."""
+
+
+def draw(kind: str, study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    """The figure of one kind, not yet written.
+
+    Raises:
+        AblateError: an unknown kind.
+        ResultsError: the study has no rows that this kind could show.
+    """
+    if kind not in PLOT_KINDS:
+        raise AblateError(unknown("plot kind", kind, PLOT_KINDS))
+    if kind != "failures" and not (rows["status"] == "done").any():
+        raise ResultsError(f"{study.name} has no finished trial to plot; `ablate run` trains them")
+    with style.house_style():
+        figure: Figure = PLOT_KINDS[kind](study, rows, curves)
+    return figure
+
+
+def plot(
+    kind: str, study: Study, rows: pd.DataFrame, curves: pd.DataFrame, path: str | Path
+) -> Path:
+    """Draw one kind of figure into a file whose suffix is pdf, svg or png.
+
+    Args:
+        kind: one of `PLOT_KINDS`.
+        study: gives the variants and their order.
+        rows: one row a trial, as `ablate.load_results` returns them.
+        curves: one row an epoch of a trial.
+        path: where it is written; missing folders are made.
+
+    Returns:
+        The path written.
+
+    Raises:
+        AblateError: an unknown kind or suffix.
+        ResultsError: nothing to draw.
+    """
+    return style.save(draw(kind, study, rows, curves), Path(path))

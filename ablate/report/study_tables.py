@@ -1,0 +1,237 @@
+"""The table of one study: a row a variant, what the paper reports beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ablate.papers import PaperTable, load_paper_table, printed
+from ablate.papers import Row as PaperRow
+from ablate.report.claims import judge_claims
+from ablate.report.comparable import not_comparable
+from ablate.report.effects import effect_sentences
+from ablate.report.evidence import Evidence, failures_of, gather, mixed_conditions, runs_of
+from ablate.report.statistics import Summary
+from ablate.report.table import (
+    EMPTY,
+    Cell,
+    Column,
+    Table,
+    count,
+    interval,
+    number,
+    probability,
+    signed,
+)
+
+if TYPE_CHECKING:
+    from ablate.study.spec import Study
+    from ablate.study.variants import Variant
+
+_MEASURED = (
+    Column(key="top1", title="Measured top-1", numeric=True),
+    Column(key="n", title="n", numeric=True),
+    Column(key="best_val", title="Best val (epoch)", numeric=True),
+    Column(key="difference", title="Difference", numeric=True),
+    Column(key="p", title="p", numeric=True),
+    Column(key="verdict", title="Verdict", wide=True),
+    Column(key="params", title="Params", numeric=True),
+    Column(key="macs", title="MACs", numeric=True),
+    Column(key="failed", title="Failed", numeric=True),
+)
+
+
+def study_table(study: Study, rows: pd.DataFrame, paper: PaperTable | None = None) -> Table:
+    """One row a variant: levels, reported, measured mean and interval, difference, verdict, cost.
+
+    Args:
+        study: gives the variants, their order and the baseline.
+        rows: one row a trial, as `ablate.load_results` returns them; failed ones are counted.
+        paper: the published table whose rows name variants (default: the one the study names).
+    """
+    if paper is None and study.paper:
+        paper = load_paper_table(study.paper)
+    evidence = gather(study, rows)
+    shown = tuple(
+        {
+            **_levels(study, variant),
+            **_reported(study, variant, paper),
+            **_measured(rows, variant, evidence),
+        }
+        for variant in study.variants
+    )
+    reported = (Column(key="reported", title="Reported top-1", numeric=True),) if paper else ()
+    profile = f" ({study.profile})" if study.profile else ""
+    return Table(
+        name=study.full_name,
+        title=f"{study.name}{profile}: {_question(study)}",
+        columns=(*_level_columns(study), *reported, *_MEASURED),
+        rows=shown,
+        statements=(
+            *effect_sentences(study, rows),
+            *(judge_claims(paper, study, rows) if paper else ()),
+        ),
+        notes=tuple(_notes(study, rows, evidence, paper)),
+    )
+
+
+def _question(study: Study) -> str:
+    """What the study asks, in one line."""
+    return " ".join(study.question.split()) or "an ablation study"
+
+
+def _level_columns(study: Study) -> tuple[Column, ...]:
+    names = list(dict.fromkeys(name for v in study.variants for name in v.levels))
+    columns = [Column(key=name, title=name.removeprefix("train.")) for name in names]
+    return tuple(columns) or (Column(key="variant", title="Variant"),)
+
+
+def _levels(study: Study, variant: Variant) -> dict[str, Cell]:
+    if not variant.levels:
+        return {"variant": Cell(text=variant.name, values={"": variant.name})}
+    return {name: level_cell(level) for name, level in variant.levels.items()}
+
+
+def level_cell(level: Any) -> Cell:
+    """A level for readers: yes and no for switches, lists joined."""
+    if isinstance(level, bool):
+        return Cell(text="yes" if level else "no", values={"": level})
+    if isinstance(level, list | tuple):
+        text = "/".join(map(str, level))
+        return Cell(text=text, values={"": text})
+    if isinstance(level, Mapping):
+        text = ", ".join(f"{key}={value}" for key, value in level.items())
+        return Cell(text=text, values={"": text})
+    return Cell(text=str(level), values={"": level})
+
+
+def _reported(study: Study, variant: Variant, paper: PaperTable | None) -> dict[str, Cell]:
+    row = paper.row_of(variant.levels) if paper else None
+    value = reported_top1(row)
+    if paper is None or row is None or value is None:
+        return {"reported": EMPTY}
+    base = paper.row_of(study.baseline.levels)
+    ground = reported_top1(base)
+    change = None if ground is None or base is row else round(value - ground, 4)
+    text = number(value) + (f" ({signed(change)})" if change is not None else "")
+    return {"reported": Cell(text=text, values={"": value, "difference": change})}
+
+
+def reported_top1(row: PaperRow | None) -> float | None:
+    """The first top-1 value that a row of a published table prints, as a number."""
+    known = printed(row.reported["top1"]) if row and "top1" in row.reported else None
+    return known[0] if known else None
+
+
+def _measured(rows: pd.DataFrame, variant: Variant, evidence: Evidence) -> dict[str, Cell]:
+    runs = runs_of(rows, variant)
+    summary = evidence.summary(variant.name)
+    failures = failures_of(rows, variant)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in failures.items())
+    failed = Cell(text=kinds or "0", values={"": sum(failures.values()), "kinds": kinds})
+    verdict = evidence.verdict(variant.name)
+    found = evidence.differences.get(variant.name)
+    if summary.n == 0:
+        return {"verdict": Cell(text="not run", values={"": "not run"}), "failed": failed}
+    return {
+        "top1": measured_cell(summary, evidence.samples[variant.name]),
+        "n": Cell(text=str(summary.n), values={"": summary.n}),
+        "best_val": _best_val(runs),
+        **(_difference(found) if found else {}),
+        "verdict": Cell(
+            text=verdict, values={"": verdict}, bold=found is not None and found.supported
+        ),
+        "params": _cost(runs, "params"),
+        "macs": _cost(runs, "macs"),
+        "failed": failed,
+    }
+
+
+def measured_cell(summary: Summary, sample: Any = ()) -> Cell:
+    """Mean and half width of the interval, with every seed's value behind it."""
+    if summary.n == 0:
+        return EMPTY
+    half = summary.half_width
+    text = number(summary.mean) + (f" ± {number(half)}" if half is not None else "")
+    return Cell(
+        text=text,
+        values={
+            "": round(summary.mean, 4),
+            "low": _rounded(summary.low),
+            "high": _rounded(summary.high),
+            "seeds": " ".join(f"{value:.4g}" for value in sample),
+        },
+    )
+
+
+def _difference(found: Any) -> dict[str, Cell]:
+    bounds = interval(found.low, found.high, plus=True)
+    return {
+        "difference": Cell(
+            text=f"{signed(found.estimate)} {bounds}".rstrip(),
+            values={
+                "": _rounded(found.estimate),
+                "low": _rounded(found.low),
+                "high": _rounded(found.high),
+            },
+            bold=found.supported,
+        ),
+        "p": Cell(text=probability(found.p), values={"": _rounded(found.p, 6)}),
+    }
+
+
+def _best_val(runs: pd.DataFrame) -> Cell:
+    known = runs.dropna(subset=["best_val_top1"])
+    if known.empty:
+        return EMPTY
+    top1, epoch = float(known["best_val_top1"].mean()), float(known["best_val_epoch"].mean())
+    return Cell(
+        text=f"{number(top1)} ({epoch:.0f})",
+        values={"": round(top1, 4), "epoch": round(epoch, 2)},
+    )
+
+
+def _cost(runs: pd.DataFrame, key: str) -> Cell:
+    known = runs[key].dropna()
+    if known.empty:
+        return EMPTY
+    value = int(known.iloc[0])
+    return Cell(text=count(value), values={"": value})
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None or value != value else round(value, digits)
+
+
+def _notes(
+    study: Study, rows: pd.DataFrame, evidence: Evidence, paper: PaperTable | None
+) -> list[str]:
+    notes = []
+    done = rows[rows["status"] == "done"]
+    if paper is not None:
+        notes.append(f"Reported: {paper.citation}. In parentheses: its difference to the baseline.")
+        reason = not_comparable(paper, done)
+        if reason:
+            notes.append(f"Measured against reported: {reason}. Compare differences, not levels.")
+    notes.append(
+        "Measured: test top-1 in % at the last epoch, mean ± half of the 95% Student-t interval "
+        "over n seeds. Best val: the best epoch on the validation split, for orientation."
+    )
+    methods = {found.method for found in evidence.differences.values() if found.method}
+    if methods:
+        notes.append(
+            f"Difference to the baseline, with the interval at which it was decided, and adjusted "
+            f"p: {'; '.join(sorted(methods))}; {study.alpha:.0%} false claims over all comparisons."
+        )
+    if evidence.deviation is not None and evidence.differences:
+        sd, df = evidence.deviation
+        notes.append(
+            f"Detectable differences use the deviation between seeds, {sd:.2f} points, pooled over "
+            f"the variants of this study ({df} degrees of freedom)."
+        )
+    missing = int((rows["status"] == "missing").sum())
+    if missing:
+        notes.append(f"{missing} of {len(rows)} trials have not been run yet.")
+    return notes + mixed_conditions(rows)
