@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -128,12 +126,12 @@ class ConvAttentionBlock(nn.Module):
 
     def __init__(self, spec: RunSpec, drop_path: float) -> None:
         super().__init__()
-        eps = cast(float, spec.options["ln_eps"])
+        eps = spec.number("ln_eps")
         self.norm1 = nn.LayerNorm(spec.width, eps=eps)
-        self.attn = ConvAttention(spec.width, spec.num_heads, str(spec.options["attn"]))
+        self.attn = ConvAttention(spec.width, spec.num_heads, spec.word("attn"))
         self.norm2 = nn.LayerNorm(spec.width, eps=eps)
-        ratio = cast(float, spec.options["mlp_ratio"])
-        self.mlp = Mlp(spec.width, ratio, str(spec.options["act"]))
+        ratio = spec.number("mlp_ratio")
+        self.mlp = Mlp(spec.width, ratio, spec.word("act"))
         self.drop_path = DropPath(drop_path)
 
     def forward(
@@ -164,31 +162,32 @@ class ConvAttentionRun(nn.Module):
 
     Attributes:
         grid: (H, W) of the outgoing map for that input. Other input sizes work too.
+        attn: "factorized" or "efficient".
 
     Source: arXiv 2104.06399, section 4.1, and official code.
     """
 
     def __init__(self, spec: RunSpec, grid: Grid) -> None:
         super().__init__()
-        options = spec.options
         assert spec.in_width is not None
+        self.attn = spec.word("attn")
         self.embed = TokenEmbedding(
-            spec.in_width, spec.width, embed=str(options["embed"]),
-            kernel_size=cast(int, options["patch_size"]), stride=spec.stride,
-            act=str(options["act"]),
+            spec.in_width, spec.width, embed=spec.word("embed"),
+            kernel_size=spec.count("patch_size"), stride=spec.stride, act=spec.word("act"),
         )  # fmt: skip
         self.grid = self.embed.grid(grid)
         self.cls_token: nn.Parameter | None = None
-        if options["cls_token"]:
+        if spec.flag("cls_token"):
             self.cls_token = nn.Parameter(torch.empty(1, 1, spec.width))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.cpe = ConvPositionEncoding(spec.width) if options["cpe"] else None
-        windows = cast(tuple[tuple[int, int], ...], options["crpe_windows"])
+        self.cpe = ConvPositionEncoding(spec.width) if spec.flag("cpe") else None
         self.crpe = (
-            ConvRelativePositionEncoding(spec.head_dim, windows) if options["crpe"] else None
+            ConvRelativePositionEncoding(spec.head_dim, spec.pairs("crpe_windows"))
+            if spec.flag("crpe")
+            else None
         )
         self.blocks = nn.ModuleList(ConvAttentionBlock(spec, rate) for rate in spec.drop_path)
-        self.norm = nn.LayerNorm(spec.width, eps=cast(float, options["ln_eps"]))
+        self.norm = nn.LayerNorm(spec.width, eps=spec.number("ln_eps"))
         init_tokens(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
