@@ -41,7 +41,9 @@ def study_arguments(command: Command) -> Command:
         metavar="KEY=VALUE",
         help="Override a key of the study, such as train.epochs=5; may stand several times.",
     )(command)
-    command = click.option("--profile", "-p", help="A named set of overrides in the study.")(command)
+    command = click.option("--profile", "-p", help="A named set of overrides in the study.")(
+        command
+    )
     return click.argument("study")(command)
 
 

@@ -68,20 +68,19 @@ def _facts(preset: Any) -> dict[str, Any]:
         "num_classes": preset.num_classes,
         "params": cost.params,
         "macs": cost.macs,
-        "reported_params_millions": reported.params if reported else None,
-        "reported_gflops": reported.gflops if reported else None,
+        "reported_params": reported.params if reported else None,
+        "reported_flops": reported.flops if reported else None,
         "disagreements": preset.disagreements(params=cost.params, macs=cost.macs),
     }
 
 
 def _row(fact: dict[str, Any]) -> tuple[object, ...]:
-    params, gflops = fact["reported_params_millions"], fact["reported_gflops"]
     return (
         fact["name"],
         millions(fact["params"]),
-        None if params is None else f"{params:g}M",
+        fact["reported_params"],
         giga(fact["macs"]),
-        None if gflops is None else f"{gflops:g}G",
+        fact["reported_flops"],
         fact["image_size"],
         fact["arch"],
         " ".join(f"[{figure}]" for figure in fact["disagreements"]),
@@ -112,9 +111,7 @@ def _print_reasons(facts: list[dict[str, Any]]) -> None:
 @image_size
 @num_classes
 @as_json
-def show_command(
-    arch: str, image_size: int | None, num_classes: int | None, as_json: bool
-) -> None:
+def show_command(arch: str, image_size: int | None, num_classes: int | None, as_json: bool) -> None:
     """A stage table of ARCH: resolution, kind, depth, width, heads, params, MACs.
 
     ARCH is an arch string, a preset, or a preset with options after `@`.

@@ -75,9 +75,9 @@ def _minimal_options(
     for name in sorted(names - {"stride", *NET_OPTIONS}):
         places = [spec for spec in parts if _has_effect(spec, name)]
         changed = [spec for spec in places if _value(spec, name) != _default(spec, name)]
-        reached = [*places, *(spec for spec in parts if _counts_otherwise(spec, name))]
-        values = {_value(spec, name) for spec in reached}
-        if changed and len(changed) == len(places) and len(values) == 1:
+        values = {_value(spec, name) for spec in changed}
+        alone = not any(_counts_otherwise(spec, name) for spec in parts)
+        if alone and len(changed) == len(places) and len(values) == 1:
             shared[name] = values.pop()
         else:
             for spec in changed:
