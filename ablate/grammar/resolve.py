@@ -122,7 +122,7 @@ class _Resolver:
         heads = self._heads(run, kind, given, width, stage)
         options = defaults.options(kind, given, stride=stride, num_heads=heads)
         options.update({name: value for name, value in given.items() if name in options})
-        if "crpe_windows" in options:
+        if options.get("crpe", False):
             options["crpe_windows"] = self._windows(run, options["crpe_windows"], heads, stage)
         if options.get("embed", "conv") == "patch" and options["patch_size"] != stride:
             size = options["patch_size"]
@@ -209,7 +209,8 @@ class _Resolver:
             "equal num_heads": [spec.num_heads for spec in members],
         }
         if set(facts["kind F"]) == {"F"}:
-            for name in _SHARED_BY_GROUP:
+            shared = _SHARED_BY_GROUP if members[0].flag("crpe") else _SHARED_BY_GROUP[:-1]
+            for name in shared:
                 facts[f"equal {name}"] = [spec.options[name] for spec in members]
         for need, values in facts.items():
             if len(set(values)) != 1 or (need == "kind F" and values[0] != "F"):
