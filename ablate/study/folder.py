@@ -1,0 +1,125 @@
+"""One run folder, `runs/<key>/`: what is in it, and what state that makes of its trial."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.config import TrialConfig, TrialResult
+from ablate.study.files import read_json, set_aside, write_json
+from ablate.study.ledger import Failure
+
+KNOWN = frozenset(
+    {
+        "trial.yaml", "environment.json", "metrics.csv", "timing.csv", "predictions.npz",
+        "checkpoint-a.pt", "checkpoint-b.pt", "checkpoint-a.pt.sha256", "checkpoint-b.pt.sha256",
+        "log.txt", "owner", "result.json", "failure.json",
+    }
+)  # fmt: skip
+_KNOWN_PATTERN = re.compile(r"\..*\.tmp|.*\.(retried|damaged|memory)-\d+")
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reads and writes the files that tell a trial's state; `ablate.training` writes the rest."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        return self.path.name
+
+    @property
+    def owner(self) -> Path:
+        return self.path / "owner"
+
+    def result(self) -> TrialResult | None:
+        """The finished trial's result, or None where there is none.
+
+        Raises:
+            ValueError: `result.json` is damaged, or belongs to another key.
+        """
+        content = read_json(self.path / "result.json")
+        if content is None:
+            return None
+        result = TrialResult.model_validate(content)
+        if result.key != self.key:
+            raise ValueError(f"result.json has the key {result.key}")
+        return result
+
+    def failure(self) -> Failure | None:
+        """Why the trial failed, or None where it did not.
+
+        Raises:
+            ValueError: `failure.json` is damaged.
+        """
+        content = read_json(self.path / "failure.json")
+        return None if content is None else Failure.model_validate(content)
+
+    def environment(self) -> Mapping[str, Any]:
+        """What the trial was trained with; empty where that is not known."""
+        try:
+            return read_json(self.path / "environment.json") or {}
+        except ValueError:
+            return {}
+
+    def write_result(self, result: TrialResult) -> None:
+        """Declare the trial done, in one durable step."""
+        write_json(self.path / "result.json", result.model_dump(mode="json"))
+
+    def write_failure(self, failure: Failure) -> None:
+        """Declare the trial failed, in one durable step."""
+        write_json(self.path / "failure.json", failure.model_dump(mode="json", exclude_none=True))
+
+    def put_aside(self, name: str, why: str) -> None:
+        """Rename one of this folder's files, if it is there, so that it no longer counts."""
+        if (self.path / name).exists():
+            set_aside(self.path / name, why)
+
+    def progress(self) -> dict[str, str]:
+        """The last complete row of `metrics.csv` as text; empty before the first epoch."""
+        try:
+            text = (self.path / "metrics.csv").read_text()
+        except OSError:
+            return {}
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        return {name: value for name, value in rows[-1].items() if value} if rows else {}
+
+    def damaged(self) -> dict[str, str]:
+        """The verdicts that do not parse or belong elsewhere, and what is wrong with them."""
+        found = {}
+        for name, read in (("result.json", self.result), ("failure.json", self.failure)):
+            try:
+                read()
+            except ValueError as error:
+                found[name] = str(error).splitlines()[0]
+        return found
+
+    def complaints(self) -> list[str]:
+        """What in this folder is damaged or not ours: it is reported, never deleted."""
+        damaged = [f"damaged {self.path / name}: {why}" for name, why in self.damaged().items()]
+        unknown = sorted(
+            entry.name
+            for entry in os.scandir(self.path)
+            if entry.name not in KNOWN and not _KNOWN_PATTERN.fullmatch(entry.name)
+        )
+        return damaged + [f"unknown file {self.path / name}" for name in unknown]
+
+
+def run_folder(runs: Path, trial: TrialConfig) -> RunFolder:
+    """The folder of a trial, which need not exist yet."""
+    return RunFolder(runs / trial.key)
+
+
+def run_folders(runs: Path) -> Iterator[RunFolder]:
+    """Every run folder under `runs`, in no order."""
+    if runs.is_dir():
+        for entry in os.scandir(runs):
+            if _KEY.fullmatch(entry.name):
+                yield RunFolder(Path(entry.path))

@@ -1,0 +1,97 @@
+"""Watches the run folders of current trials, wherever they are trained, and tells their epochs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from ablate.study.folder import RunFolder
+from ablate.study.progress import Event, Sink
+
+LOOK_SECONDS = 1.0
+
+
+@dataclass
+class _Watched:
+    folder: RunFolder
+    epochs: int | None
+    since: float = field(default_factory=time.monotonic)
+    first: int | None = None
+    last: int | None = None
+
+
+class Monitor:
+    """Tells events to a sink, one at a time, and adds `epoch` events of its own while entered.
+
+    Args:
+        sink: where events go.
+        complete: fills in what the run knows about an event.
+    """
+
+    def __init__(self, sink: Sink, complete: Callable[[Event], Event]) -> None:
+        self._sink = sink
+        self._complete = complete
+        self._speaking = threading.RLock()
+        self._watched: dict[str, _Watched] = {}
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="monitor", daemon=True)
+
+    def __enter__(self) -> Monitor:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        with self._speaking:
+            self._sink(self._complete(event))
+
+    def watch(self, key: str, folder: RunFolder, epochs: int | None) -> None:
+        """Tell the epochs of a trial from now on."""
+        self._watched[key] = _Watched(folder, epochs)
+
+    def forget(self, key: str) -> None:
+        """Tell nothing more of a trial."""
+        self._watched.pop(key, None)
+
+    def _look(self) -> None:
+        while not self._left.wait(LOOK_SECONDS):
+            for key, watched in list(self._watched.items()):
+                event = _progress(key, watched)
+                if event is not None and key in self._watched:
+                    self.tell(event)
+
+
+def _progress(key: str, watched: _Watched) -> Event | None:
+    """The event of a new epoch, or None where there is none since the last look."""
+    row = watched.folder.progress()
+    epoch = int(row["epoch"]) if "epoch" in row else 0
+    if watched.first is None:
+        watched.first = watched.last = epoch
+        return None
+    if epoch == watched.last:
+        return None
+    watched.last = epoch
+    left = None
+    if watched.epochs is not None and epoch > watched.first:
+        each = (time.monotonic() - watched.since) / (epoch - watched.first)
+        left = each * (watched.epochs - epoch)
+    return Event(
+        kind="epoch", key=key, epoch=epoch, epochs=watched.epochs, seconds_left=left,
+        loss=_number(row, "train_loss_running"), top1=_number(row, "val_top1"),
+    )  # fmt: skip
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    return float(row[name]) if name in row else None

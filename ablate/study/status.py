@@ -1,0 +1,136 @@
+"""Where a study stands: each trial done, running, failed or missing, and what is stale."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.study.cells import Cell, StudyLike
+from ablate.study.environment import changes, code, code_digest
+from ablate.study.folder import RunFolder, run_folders
+from ablate.study.owner import describe
+from ablate.study.resolution import recorded
+from ablate.study.store import committed_rows, study_folder, verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStatus:
+    """One trial.
+
+    Args:
+        status: done, running, failed, started (begun, and nobody trains it) or missing.
+        failure, message: why it failed.
+        owner: who trains it: host, pid, job, silent_seconds.
+        epoch: finished epochs of a trial that is not done.
+        stale: what has changed since it was trained: code or data.
+    """
+
+    key: str
+    variant: Mapping[str, Any]
+    variant_name: str
+    seed: int
+    status: str
+    failure: str | None = None
+    message: str | None = None
+    owner: Mapping[str, Any] | None = None
+    epoch: int | None = None
+    stale: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """All trials of a study, how many are in which state, and what is wrong with files."""
+
+    trials: tuple[TrialStatus, ...]
+    counts: Mapping[str, int]
+    failures: Mapping[str, int]
+    stale: int
+    complaints: tuple[str, ...]
+
+
+def status(
+    study: StudyLike, *, runs: str | Path = "runs", results: str | Path = "results"
+) -> StudyStatus:
+    """Where a study stands, from run folders and committed rows; reads no images and no torch."""
+    resolved = recorded(study, study_folder(study, results))
+    present = {folder.key: folder for folder in run_folders(Path(runs))}
+    committed = committed_rows(results)
+    trials, complaints = [], []
+    for cell in resolved.cells:
+        folder, row = present.get(cell.key), committed.get(cell.key)
+        fingerprint = resolved.fingerprints.get(cell.trial.data.name)
+        trials.append(_trial(cell, folder, row, study.plugins, fingerprint))
+        if folder is not None:
+            complaints += folder.complaints()
+    states = Counter(trial.status for trial in trials)
+    order = ("done", "running", "started", "failed", "missing")
+    return StudyStatus(
+        trials=tuple(trials),
+        counts={state: states[state] for state in order},
+        failures=dict(Counter(trial.failure for trial in trials if trial.failure)),
+        stale=sum(bool(trial.stale) for trial in trials),
+        complaints=tuple(complaints),
+    )
+
+
+def _trial(
+    cell: Cell,
+    folder: RunFolder | None,
+    row: Mapping[str, Any] | None,
+    plugins: tuple[str, ...],
+    fingerprint: str | None,
+) -> TrialStatus:
+    named: dict[str, Any] = {
+        "key": cell.key,
+        "variant": cell.variant,
+        "variant_name": cell.variant_name,
+        "seed": cell.trial.seed,
+    }
+    result, failure = verdict(folder) if folder is not None else (None, None)
+    if result is not None or (row is not None and row["status"] == "done"):
+        changed = stale_changes(folder if result else None, row, plugins, fingerprint)
+        return TrialStatus(**named, status="done", stale=tuple(changed))
+    if folder is not None:
+        return _unfinished(named, folder, failure)
+    if row is not None:
+        return TrialStatus(
+            **named, status="failed", failure=row["failure"], message=row["failure_message"]
+        )
+    return TrialStatus(**named, status="missing")
+
+
+def _unfinished(named: dict[str, Any], folder: RunFolder, failure: Any) -> TrialStatus:
+    row = folder.progress()
+    epoch = int(row["epoch"]) if "epoch" in row else None
+    if (owner := describe(folder.owner)) is not None:
+        return TrialStatus(**named, status="running", owner=owner, epoch=epoch)
+    if failure is not None:
+        return TrialStatus(
+            **named, status="failed", failure=failure.kind, message=failure.message, epoch=epoch
+        )
+    return TrialStatus(**named, status="started", epoch=epoch)
+
+
+def stale_changes(
+    folder: RunFolder | None,
+    row: Mapping[str, Any] | None,
+    plugins: tuple[str, ...],
+    fingerprint: str | None,
+) -> list[str]:
+    """What has changed under a finished trial since it was trained, in words.
+
+    A run folder tells which part of the code; of a committed row only a digest is known.
+    """
+    parts = code(plugins)
+    now = {"code": parts, "fingerprint": fingerprint}
+    if folder is not None and (then := folder.environment()):
+        return changes(then, now)
+    if row is None:
+        return []
+    found = changes({"fingerprint": row.get("fingerprint")}, now)
+    if row.get("code") and row["code"] != code_digest(parts):
+        found.insert(0, f"code: since commit {(row.get('commit') or 'unknown')[:12]}")
+    return found
