@@ -103,7 +103,9 @@ class ImageClassifier(pl.LightningModule):
         self._log_tallies()
 
     def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
+        # The loader is asked for its length first: with max_steps alone Lightning would not.
+        self.trainer.fit_loop.setup_data()
+        total = self.trainer.estimated_stepping_batches
         if self.recipe.max_steps is not None:
             total = min(total, self.recipe.max_steps)
         optimizer = build_optimizer(self.network, self.recipe)

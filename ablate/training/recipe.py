@@ -10,6 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ablate.config import TrainConfig
+from ablate.errors import ConfigError
 
 _TABLES = ("cls_token", "class_token", "pos_embed", "rel_pos", "relative_position", "bias_table")
 """Parts of the names that class tokens, position tables and relative-bias tables carry."""
@@ -68,11 +69,22 @@ def build_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
 
 
 def warmup_length(train: TrainConfig, steps_per_epoch: float) -> int:
-    """Steps of linear warm-up: `warmup_epochs` in steps, plus `warmup_steps`."""
+    """Steps of linear warm-up: `warmup_epochs` in steps, plus `warmup_steps`.
+
+    Raises:
+        ConfigError: `warmup_epochs` where the length of an epoch is not known (infinite).
+    """
+    if train.warmup_epochs == 0:
+        return train.warmup_steps
+    if math.isinf(steps_per_epoch):
+        raise ConfigError(
+            f"warmup_epochs={train.warmup_epochs} needs a loader of known length; "
+            "set warmup_steps instead"
+        )
     return round(train.warmup_epochs * steps_per_epoch) + train.warmup_steps
 
 
-def lr_factor(train: TrainConfig, step: int, total: int, warmup: int) -> float:
+def lr_factor(train: TrainConfig, step: int, total: float, warmup: int) -> float:
     """The learning rate of a step, as a share of the peak.
 
     Args:
@@ -91,7 +103,7 @@ def lr_factor(train: TrainConfig, step: int, total: int, warmup: int) -> float:
 
 
 def build_schedule(
-    optimizer: Optimizer, train: TrainConfig, total: int, steps_per_epoch: float
+    optimizer: Optimizer, train: TrainConfig, total: float, steps_per_epoch: float
 ) -> LambdaLR:
     """The schedule as Lightning steps it: once after every optimizer step."""
     warmup = warmup_length(train, steps_per_epoch)
