@@ -1,0 +1,261 @@
+"""What a network costs: parameters and multiply-adds, by stage and by operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from ablate.cost.parts import REST, Part, partition
+from ablate.cost.trace import Call, on_meta, trace
+from ablate.errors import ConfigError, unknown
+from ablate.models.factory import create_model
+from ablate.models.network import Network
+
+COUNTERS = ("ablate", "fvcore")
+
+Size = int | tuple[int, int]
+
+_SOFTMAX = ("aten._softmax", "aten._safe_softmax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """One stage's share of the cost.
+
+    Args:
+        name: "stem", "stage1", ..., "group", "head", or a submodule's name.
+        kind: letter of the grammar, form of the head, or the class of the submodule.
+        resolution: (H, W) of its map; None where not known.
+        depth: blocks; width: channels; heads: attention heads; None where there are none.
+        params: parameters that no earlier stage has.
+        macs: multiply-adds of its calls.
+    """
+
+    name: str
+    kind: str
+    resolution: tuple[int, int] | None
+    depth: int | None
+    width: int | None
+    heads: int | None
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The cost of one network, for one image's forward pass in eval mode.
+
+    Args:
+        arch: canonical arch string; for other networks their name or class.
+        image_size: (H, W) of the input, in pixels.
+        params: parameter elements, frozen ones included, shared ones once.
+        trainable: those that take gradients.
+        macs: multiply-adds of convolutions, linear layers and all matrix products, attention
+            included; no biases, norms, activations, softmax, pooling or interpolation.
+        per_stage: the same by stage; sums to `params` and `macs`.
+        per_operator: `macs` by aten operator.
+        uncounted_ops: calls of every operator that computes and has no formula.
+        attention_logits: elements of the softmaxes in attention, heads x queries x keys.
+        counter: "ablate", or "fvcore" for the second opinion.
+        calls: every operator call, for other conventions (`paper_flops`).
+    """
+
+    arch: str
+    image_size: tuple[int, int]
+    params: int
+    trainable: int
+    macs: int
+    per_stage: tuple[StageCost, ...]
+    per_operator: Mapping[str, int]
+    uncounted_ops: Mapping[str, int]
+    attention_logits: int
+    counter: str = "ablate"
+    calls: tuple[Call, ...] = field(default=(), repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names above, without the single calls."""
+        kept = {name: value for name, value in vars(self).items() if name != "calls"}
+        return {
+            **kept,
+            "image_size": list(self.image_size),
+            "per_stage": [asdict(stage) for stage in self.per_stage],
+            "per_operator": dict(self.per_operator),
+            "uncounted_ops": dict(self.uncounted_ops),
+        }
+
+
+def profile(
+    model: str | nn.Module,
+    *,
+    image_size: Size | None = None,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    counter: str = "ablate",
+    **options: object,
+) -> Cost:
+    """The cost of a network; no weights are allocated.
+
+    Args:
+        model: preset, arch string, `torchvision:NAME`, `timm:NAME`, or any network that takes
+            images (N, in_chans, H, W).
+        image_size: side of the input in pixels, or (height, width); default 224, or what a
+            built network of ours was made for.
+        num_classes: width of the logits, for a name.
+        in_chans: channels of the input.
+        counter: "ablate" counts operators on shapes; "fvcore" asks fvcore, which runs the
+            network on the CPU.
+        options: options of the arch, for a name, as in `create_model`.
+
+    Raises:
+        ModelError: an unknown name, or a network that cannot be built or run at that size.
+        ConfigError: an unknown counter, or options for a network that is built already.
+
+    >>> profile("coat-lite-tiny").params
+    5722856
+    """
+    if counter not in COUNTERS:
+        raise ConfigError(unknown("counter", counter, COUNTERS))
+    if counter == "fvcore":
+        from ablate.cost.second_opinion import profile_with_fvcore
+
+        return profile_with_fvcore(model, image_size, num_classes, in_chans, options)
+    network, arch, size = _on_shapes(model, image_size, num_classes, in_chans, options)
+    parts = partition(network)
+    calls = trace(network, parts, image_size=size, in_chans=in_chans)
+    return summarize(network, arch, size, parts, calls)
+
+
+def _on_shapes(
+    model: str | nn.Module,
+    image_size: Size | None,
+    num_classes: int,
+    in_chans: int,
+    options: Mapping[str, object],
+) -> tuple[nn.Module, str, tuple[int, int]]:
+    """The network on the meta device, its name, and the size of its input."""
+    if isinstance(model, nn.Module):
+        if options:
+            raise ConfigError(
+                f"a network that is built already takes no options, but got {', '.join(options)}"
+            )
+        return on_meta(model), name_of(model), size_for(model, image_size)
+    size = 224 if image_size is None else image_size
+    with torch.device("meta"):
+        network = create_model(
+            model, num_classes=num_classes, image_size=size, in_chans=in_chans,
+            features_only=False, **options,
+        )  # fmt: skip
+    return network, getattr(network, "arch", model), pair(size)
+
+
+def name_of(model: nn.Module) -> str:
+    """The canonical arch string of a network of ours, else the class."""
+    return model.arch if isinstance(model, Network) and model.arch else type(model).__name__
+
+
+def size_for(model: nn.Module, image_size: Size | None) -> tuple[int, int]:
+    """(H, W) that is asked for, else what the network was made for, else 224 x 224."""
+    if image_size is None:
+        return model.image_size if isinstance(model, Network) else (224, 224)
+    return pair(image_size)
+
+
+def pair(image_size: Size) -> tuple[int, int]:
+    """(H, W) of an image size.
+
+    Raises:
+        ConfigError: not one or two whole numbers of at least 1.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+        raise ConfigError(f"image_size is one number or (height, width), but got {image_size}")
+    return size
+
+
+def summarize(
+    network: nn.Module,
+    arch: str,
+    size: tuple[int, int],
+    parts: Sequence[Part],
+    calls: Sequence[Call],
+) -> Cost:
+    """The sums over a trace."""
+    per_operator: Counter[str] = Counter()
+    uncounted: Counter[str] = Counter()
+    for call in calls:
+        if call.macs is None:
+            uncounted[call.op] += 1
+        else:
+            per_operator[call.op] += call.macs
+    parameters = list(network.parameters())
+    return Cost(
+        arch=arch,
+        image_size=size,
+        params=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        macs=per_operator.total(),
+        per_stage=_stages(network, parts, calls),
+        per_operator=dict(per_operator.most_common()),
+        uncounted_ops=dict(uncounted.most_common()),
+        attention_logits=attention_logits(calls),
+        calls=tuple(calls),
+    )
+
+
+def _stages(
+    network: nn.Module, parts: Sequence[Part], calls: Sequence[Call]
+) -> tuple[StageCost, ...]:
+    macs: Counter[int] = Counter()
+    for call in calls:
+        macs[call.part] += call.macs or 0
+    seen: set[int] = set()
+    rows = [
+        StageCost(
+            name=part.name, kind=part.kind, resolution=part.resolution, depth=part.depth,
+            width=part.width, heads=part.heads, params=_new_params(part.module, seen),
+            macs=macs[index],
+        )
+        for index, part in enumerate(parts)
+    ]  # fmt: skip
+    rest = _new_params(network, seen)
+    if rest or macs[-1]:
+        kind = type(network).__name__
+        rows.append(
+            StageCost(
+                name=REST, kind=kind, resolution=None, depth=None, width=None, heads=None,
+                params=rest, macs=macs[-1],
+            )
+        )  # fmt: skip
+    return tuple(rows)
+
+
+def _new_params(module: nn.Module, seen: set[int]) -> int:
+    """Parameter elements of a module that are not in `seen` yet; they are put there."""
+    fresh = [p for p in module.parameters() if id(p) not in seen]
+    seen.update(map(id, fresh))
+    return sum(p.numel() for p in fresh)
+
+
+def attention_logits(calls: Sequence[Call]) -> int:
+    """Elements that the softmaxes between the two matrix products of attention work on.
+
+    A softmax counts where the product before it is q k^T, of its own shape, so that CoaT's
+    softmax over the keys does not.
+    """
+    total = 0
+    last: Call | None = None
+    for call in calls:
+        if "attention" in call.op and call.macs is not None:
+            q, k = call.inputs[0], call.inputs[1]
+            total += prod(q[:-1]) * k[-2] if q and k else 0
+        elif call.op in _SOFTMAX and last is not None and last.op == "aten.bmm":
+            total += prod(call.output) if call.output[-2:] == last.output[-2:] else 0
+        if call.macs is not None:
+            last = call
+    return total

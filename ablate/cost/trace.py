@@ -1,0 +1,170 @@
+"""One forward pass on shapes alone, as the list of operators that it calls."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ablate.cost.formulas import computes, count_macs, shape_of
+from ablate.cost.parts import Part
+from ablate.errors import ModelError
+
+Shape = tuple[int, ...]
+
+_RUN_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What a forward pass raises for an input that the network does not take."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operator that computes.
+
+    Args:
+        op: the operator, such as "aten.addmm".
+        part: index of the part that called it; -1 outside of all parts.
+        macs: multiply-adds; None where there is no formula for it.
+        inputs: shape of each positional argument; None for what is no tensor.
+        output: shape of the (first) result.
+    """
+
+    op: str
+    part: int
+    macs: int | None
+    inputs: tuple[Shape | None, ...]
+    output: Shape
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down every computing operator below autograd; `part` is where we are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.inside: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        packet = getattr(func, "_overloadpacket", func)
+        out = func(*args, **kwargs)
+        macs = count_macs(packet, args, kwargs, out)
+        if macs is not None or computes(func):
+            part = self.inside[-1] if self.inside else -1
+            inputs = tuple(shape_of(argument) for argument in args)
+            self.calls.append(Call(str(packet), part, macs, inputs, shape_of(out) or ()))
+        return out
+
+
+def trace(
+    model: nn.Module, parts: Sequence[Part], *, image_size: tuple[int, int], in_chans: int
+) -> list[Call]:
+    """The computing operators of one image's forward pass in eval mode, part by part.
+
+    Args:
+        model: on the meta device; nothing is allocated then. Elsewhere it runs for real.
+        parts: its stages; calls elsewhere have part -1.
+        image_size: (H, W) in pixels.
+        in_chans: channels of the image.
+
+    Raises:
+        ModelError: the network does not take such an image.
+    """
+    device = next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
+    recorder = _Recorder()
+    image = torch.zeros(1, in_chans, *image_size, device=device)
+    with _evaluating(model), _attributed(parts, recorder.inside), torch.no_grad():
+        try:
+            with recorder:
+                model(image)
+        except NotImplementedError:  # reads values, which shapes alone do not have
+            raise
+        except _RUN_ERRORS as error:
+            raise _refused(model, image_size, in_chans, error) from error
+    return recorder.calls
+
+
+def _refused(
+    model: nn.Module, image_size: tuple[int, int], in_chans: int, error: Exception
+) -> ModelError:
+    name = getattr(model, "arch", "") or type(model).__name__
+    lines = str(error).strip().splitlines()
+    size = f"{in_chans}x{image_size[0]}x{image_size[1]}"
+    return ModelError(
+        f"{name} does not take an image of {size}: {lines[0] if lines else type(error).__name__}"
+    )
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards every module in the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused layers would hide their parts
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _attributed(parts: Sequence[Part], inside: list[int]) -> Iterator[None]:
+    """Keep the index of the innermost part that is running at the end of `inside`."""
+    handles = []
+    for index, part in enumerate(parts):
+
+        def enter(module: nn.Module, args: Any, index: int = index) -> None:
+            inside.append(index)
+
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            inside.pop()
+
+        handles.append(part.module.register_forward_pre_hook(enter))
+        handles.append(part.module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        inside.clear()
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of a network that has shapes but no values; the weights are not copied.
+
+    Tensors that are neither parameters nor buffers become meta tensors too.
+    """
+    # deepcopy takes what stands in its memo for the copy, so no weight is ever duplicated.
+    memo: dict[int, Any] = {}
+    for tensor in _tensors(model):
+        if id(tensor) not in memo:
+            empty = torch.empty_like(tensor, device="meta")
+            memo[id(tensor)] = (
+                nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else empty
+            )
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                setattr(module, name, value.to("meta"))
+    return twin
