@@ -70,10 +70,11 @@ def run_command(
     have a result already are not trained again, an interrupted one goes on from its last epoch.
     Ctrl-C finishes the current epochs and stops; a second one stops at once; nothing is lost.
     """
-    from ablate.study.engine import Settings, run
     from ablate.study.spec import load_study
 
     loaded = load_study(study, profile, overrides)
+    from ablate.study.engine import Settings, run  # a mistake in the study is told before this
+
     settings = Settings(runs=runs, results=results, fresh="all" if fresh else "no", **execution)
     _train(loaded, settings, run, as_json=as_json)
 
@@ -106,10 +107,11 @@ def retry_command(
     **execution: Any,
 ) -> None:
     """Run the failed trials of STUDY again, and what is missing."""
-    from ablate.study.engine import Settings, retry
     from ablate.study.spec import load_study
 
     loaded = load_study(study, profile, overrides)
+    from ablate.study.engine import Settings, retry  # a mistake in the study is told before this
+
     settings = Settings(runs=runs, results=results, **execution)
 
     def again(study: Any, settings: Settings, *, sink: Any) -> Any:
@@ -194,10 +196,11 @@ def plan_command(
     Every variant is built without weights: canonical arch, params, MACs, memory, expected time,
     what else differs from the baseline, and the smallest difference that the seeds can detect.
     """
-    from ablate.study.plan import plan
     from ablate.study.spec import load_study
 
     loaded = load_study(study, profile, overrides)
+    from ablate.study.plan import plan  # a mistake in the study is told before this
+
     planned = plan(loaded, probe=probe, runs=runs, results=results, workers=workers)
     if as_json:
         print_json(planned.to_json())

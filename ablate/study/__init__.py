@@ -1,6 +1,25 @@
-"""Studies: YAML to variants to trials, trained by an engine, recorded as rows."""
+"""Studies: YAML to variants to trials, trained by an engine, recorded as rows.
 
-from ablate.study.spec import Study, load_study
-from ablate.study.store import load_curves, load_predictions, load_results
+Names are imported when they are first used: reading a study needs neither pandas nor torch.
+"""
 
-__all__ = ["Study", "load_curves", "load_predictions", "load_results", "load_study"]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Study": "ablate.study.spec",
+    "load_study": "ablate.study.spec",
+    "load_curves": "ablate.study.store",
+    "load_predictions": "ablate.study.store",
+    "load_results": "ablate.study.store",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ablate.study' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
