@@ -63,15 +63,15 @@ def _refused(model: str, image_size: tuple[int, int], error: Exception) -> Model
 
 def _check_size(network: nn.Module, model: str, image_size: tuple[int, int], in_chans: int) -> None:
     """Run the network on shapes alone, so that a bad size is told before anything trains."""
-    state = {name: value.to("meta") for name, value in network.state_dict().items()}
-    hidden = dict(network.named_buffers())  # non-persistent ones are in no state dict
-    state |= {name: value.to("meta") for name, value in hidden.items()}
+    # Each tensor under one name only: one that is swapped under two is not given back.
+    named = [*network.named_parameters(), *network.named_buffers()]
+    state = {name: value.to("meta") for name, value in named}
     training = network.training
     network.eval()
     try:
         with torch.no_grad(), torch.device("meta"):
             shape_only = torch.empty(1, in_chans, *image_size)
-            functional_call(network, state, shape_only, tie_weights=False)
+            functional_call(network, state, shape_only)
     except NotImplementedError:
         return  # reads values, which shapes alone do not have
     except _BUILD_ERRORS as error:
