@@ -14,8 +14,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from ablate.errors import ResultsError
 from ablate.study.owner import alive, myself
 
+_ABANDONED_SECONDS = 30 * 24 * 3600.0  # of a driver on another host, which beats no heart
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -27,12 +29,15 @@ class Lease:
     """
 
     def __init__(self, runs: Path) -> None:
-        runs.mkdir(parents=True, exist_ok=True)
-        for old in runs.glob(".driver-*"):
-            if not alive(old):
-                old.unlink(missing_ok=True)
         self.path = runs / f".driver-{uuid.uuid4().hex[:12]}"
-        self.path.write_text(json.dumps(asdict(myself())) + "\n")
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            for old in runs.glob(".driver-*"):
+                if not alive(old, stale_seconds=_ABANDONED_SECONDS):
+                    old.unlink(missing_ok=True)
+            self.path.write_text(json.dumps(asdict(myself())) + "\n")
+        except OSError as error:
+            raise ResultsError(f"cannot write in {runs}: {error.strerror}") from error
 
     def end(self) -> None:
         """Ask every trial that runs under this lease to finish its epoch and stop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Monitor:
         self._complete = complete
         self._speaking = threading.RLock()
         self._watched: dict[str, _Watched] = {}
-        self._left = threading.Event()
+        self._announced: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._look, name="monitor", daemon=True)
 
     def __enter__(self) -> Monitor:
@@ -49,13 +50,17 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._left.set()
+        self._announced.put(None)
         self._thread.join()
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""
         with self._speaking:
             self._sink(self._complete(event))
+
+    def announce(self, event: Event) -> None:
+        """Let the monitor's thread pass an event on; safe in a signal's handler."""
+        self._announced.put(event)
 
     def watch(self, key: str, folder: RunFolder, epochs: int | None) -> None:
         """Tell the epochs of a trial from now on."""
@@ -66,11 +71,21 @@ class Monitor:
         self._watched.pop(key, None)
 
     def _look(self) -> None:
-        while not self._left.wait(LOOK_SECONDS):
-            for key, watched in list(self._watched.items()):
-                event = _progress(key, watched)
-                if event is not None and key in self._watched:
-                    self.tell(event)
+        while True:
+            try:
+                event = self._announced.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                self._tell_epochs()
+                continue
+            if event is None:
+                return
+            self.tell(event)
+
+    def _tell_epochs(self) -> None:
+        for key, watched in list(self._watched.items()):
+            event = _progress(key, watched)
+            if event is not None and key in self._watched:
+                self.tell(event)
 
 
 def _progress(key: str, watched: _Watched) -> Event | None:

@@ -91,6 +91,7 @@ def _run_owned(
     if (failure := folder.failure()) is not None:
         return Outcome(key=trial.key, status="failed", failure=failure)
     if _stopping(order.lease):
+        _Request.made = False
         return Outcome(key=trial.key, status="interrupted", complaints=complaints)
     execution, departures = _prepare(trial, folder, order)
     try:
@@ -99,6 +100,7 @@ def _run_owned(
         from ablate.training.outcomes import Interrupted
 
         if isinstance(error, Interrupted) or ownership.lost:
+            _Request.made = False
             return Outcome(key=trial.key, status="interrupted", complaints=complaints)
         return _failed(trial, folder, error)
     folder.write_result(result)
@@ -237,18 +239,19 @@ def _default_fit() -> Fit:
     return fit
 
 
-_asked_to_stop = False
-"""Whether this worker process got a SIGTERM: the trial finishes its epoch and stops."""
+class _Request:
+    """That this worker process got a SIGTERM; a plain flag, safe in a signal's handler."""
+
+    made = False
 
 
 def ask_to_stop() -> None:
     """Let the trial of this process, if any, finish its epoch and stop."""
-    global _asked_to_stop
-    _asked_to_stop = True
+    _Request.made = True
 
 
 def _stopping(lease: Path | None) -> bool:
-    return _asked_to_stop or (lease is not None and not lease.exists())
+    return _Request.made or (lease is not None and not lease.exists())
 
 
 def _failed(trial: TrialConfig, folder: RunFolder, error: Exception) -> Outcome:

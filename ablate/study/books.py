@@ -1,0 +1,101 @@
+"""Which trials of a run are done, failed or to do, and the summary of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablate.config import TrialResult
+from ablate.study.cells import Cell, StudyLike
+from ablate.study.folder import RunFolder
+from ablate.study.ledger import Failure
+from ablate.study.resolution import Resolved
+from ablate.study.settings import Settings, Summary
+from ablate.study.status import stale_changes
+from ablate.study.store import committed_rows, verdict
+
+
+class Books:
+    """The state of every trial of one run; `cells` has one cell for each key.
+
+    Args:
+        study: whose trials these are.
+        settings: says what is trained again.
+        resolved: the study's cells under the keys they have on this machine.
+    """
+
+    def __init__(self, study: StudyLike, settings: Settings, resolved: Resolved) -> None:
+        self._study = study
+        self._settings = settings
+        self._resolved = resolved
+        self.cells: dict[str, Cell] = {}
+        for cell in resolved.cells:
+            self.cells.setdefault(cell.key, cell)
+        self.done: set[str] = set()
+        self.failed: dict[str, Failure] = {}
+        self.trained: set[str] = set()
+        self.renewed: set[str] = set()
+        self.complaints: list[str] = []
+
+    def folder(self, key: str) -> RunFolder:
+        """The run folder of a trial."""
+        return RunFolder(self._settings.runs / key)
+
+    def fingerprint(self, key: str) -> str | None:
+        """The content hash of the images of a trial."""
+        return self._resolved.fingerprints.get(self.cells[key].trial.data.name)
+
+    def sort(self) -> list[str]:
+        """Note what is done or has failed before; the keys of the rest, in the study's order."""
+        committed = committed_rows(self._settings.results)
+        todo = []
+        for key in self.cells:
+            folder = self.folder(key)
+            result, failure = verdict(folder) if folder.path.exists() else (None, None)
+            row = committed.get(key)
+            is_done = result is not None or (row is not None and row["status"] == "done")
+            if is_done and not self._is_renewed(key, result, row):
+                self.done.add(key)
+            elif failure is not None and not is_done and not self._is_retried(failure):
+                self.failed[key] = failure
+            else:
+                if is_done or self._settings.fresh == "all":
+                    self.renewed.add(key)
+                todo.append(key)
+        return todo
+
+    def _is_renewed(
+        self, key: str, result: TrialResult | None, row: Mapping[str, Any] | None
+    ) -> bool:
+        if self._settings.fresh != "stale":
+            return self._settings.fresh == "all"
+        folder = self.folder(key) if result is not None else None
+        return bool(stale_changes(folder, row, self._study.plugins, self.fingerprint(key)))
+
+    def _is_retried(self, failure: Failure) -> bool:
+        return self._settings.fresh == "all" or failure.kind in self._settings.retry
+
+    def plan_line(self, todo: int) -> str:
+        """What is about to happen, in one line."""
+        parts = [f"{len(self.cells)} trials", f"{len(self.done)} done"]
+        parts += [f"{len(self.failed)} failed"] if self.failed else []
+        return f"{self._study.full_name}: {', '.join(parts)}, {todo} to train"
+
+    def summary(self, *, folder: Path, changed: bool, interrupted: bool, seconds: float) -> Summary:
+        """How the run ended."""
+        missing = [
+            cell.label
+            for key, cell in self.cells.items()
+            if key not in self.done and key not in self.failed
+        ]
+        failed = [
+            {"key": key, "label": self.cells[key].label, "kind": f.kind, "message": f.message}
+            for key, f in self.failed.items()
+        ]
+        return Summary(
+            total=len(self.cells), done=len(self.done), trained=len(self.trained),
+            failed=tuple(failed), missing=tuple(missing), interrupted=interrupted,
+            complaints=tuple(dict.fromkeys(self.complaints)), folder=folder, changed=changed,
+            seconds=seconds,
+        )  # fmt: skip

@@ -1,0 +1,277 @@
+"""The driver of one run: it submits trials, settles their ends, and yields to other drivers."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ablate.study.books import Books
+from ablate.study.cells import StudyLike
+from ablate.study.executors import (
+    Resources,
+    StopNow,
+    TrialExecutor,
+    WorkerDied,
+    create_executor,
+)
+from ablate.study.files import set_aside
+from ablate.study.interrupts import Interrupts, Lease
+from ablate.study.ledger import Failure, classify
+from ablate.study.monitor import Monitor
+from ablate.study.owner import Owned, Ownership, alive, read_owner
+from ablate.study.progress import Event, EventKind, Sink, duration
+from ablate.study.resolution import Resolved, prepare_images
+from ablate.study.settings import Settings, Summary
+from ablate.study.store import verdict, write_results
+from ablate.study.worker import Order, Outcome, run_trial
+
+POLL_SECONDS = 0.5
+SAVE_SECONDS = 60.0
+
+
+class Driver:
+    """One run of one study; `todo`, `active` and `others` hold each open trial exactly once."""
+
+    def __init__(
+        self, study: StudyLike, settings: Settings, resolved: Resolved, sink: Sink
+    ) -> None:
+        self.study = study
+        self.settings = settings
+        self.resolved = resolved
+        self.books = Books(study, settings, resolved)
+        self.todo: deque[str] = deque()
+        self.active: dict[Future[Outcome], str] = {}
+        self.others: dict[str, str] = {}
+        self.attempts: dict[str, int] = {}
+        self.stopping = False
+        self.interrupted = False
+        self.lease: Lease | None = None
+        self.monitor = Monitor(sink, self._complete)
+        self.started = self.saved = time.monotonic()
+
+    def run(self) -> Summary:
+        """Train what is to do and write the results."""
+        self.todo.extend(self.books.sort())
+        self._tell("plan", message=self.books.plan_line(len(self.todo)))
+        if self.todo:
+            self._train()
+        changed = self._write()
+        self._tell("end")
+        return self.books.summary(
+            folder=self.settings.results / self.study.full_name,
+            changed=changed,
+            interrupted=self.interrupted,
+            seconds=time.monotonic() - self.started,
+        )
+
+    # While trials run.
+
+    def _train(self) -> None:
+        settings = self.settings
+        if settings.fit is None:
+            prepare_images(self.books.cells[key].trial for key in self.todo)
+        resources = Resources(
+            workers=settings.workers, per_gpu=settings.per_gpu, trials=len(self.books.cells),
+            plugins=self.study.plugins, threads=settings.threads, options=settings.options,
+        )  # fmt: skip
+        executor = create_executor(settings.executor, resources)
+        try:
+            with self._leading(executor) as order:
+                while self.todo or self.active or self.others:
+                    self._fill(executor, order)
+                    if self.stopping and not self.active:
+                        break
+                    self._wait()
+        except StopNow:
+            self.interrupted = True
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def _leading(self, executor: TrialExecutor) -> Iterator[Order]:
+        """While trials run under this driver's lease, and it answers signals."""
+        self.lease = Lease(self.settings.runs)
+        order = Order(
+            lease=self.lease.path,
+            device=self.settings.device,
+            plugins=self.study.plugins,
+            fit=self.settings.fit,
+        )
+        try:
+            with self.monitor, Interrupts(self._stop_cleanly, executor.kill):
+                yield executor.place(order)
+        finally:
+            self.lease.end()
+
+    def _fill(self, executor: TrialExecutor, order: Order) -> None:
+        """Submit as many trials as there are free slots."""
+        while self.todo and len(self.active) < executor.slots and not self.stopping:
+            key = self.todo.popleft()
+            if self._held_by_another(key) or not self._make_ready(key):
+                continue
+            trial, folder = self.books.cells[key].trial, self.books.folder(key)
+            self._tell("start", key)
+            self.monitor.watch(key, folder, trial.train.epochs)
+            own = replace(order, fingerprint=self.books.fingerprint(key))
+            self.active[executor.submit(run_trial, trial, folder.path, own)] = key
+
+    def _held_by_another(self, key: str) -> bool:
+        owner = self.books.folder(key).owner
+        if not alive(owner):
+            return False
+        self._leave_to(key, str(read_owner(owner) or "an unknown process"))
+        return True
+
+    def _leave_to(self, key: str, owner: str) -> None:
+        self.others[key] = owner
+        label = self.books.cells[key].label
+        self._tell("waiting", key, f"{label}: trained by {owner}; waiting for its result")
+
+    def _make_ready(self, key: str) -> bool:
+        """Put aside what must not count any more: an old folder, or an old failure."""
+        folder = self.books.folder(key)
+        if key in self.attempts or not folder.path.exists():
+            return True
+        try:
+            if key in self.books.renewed:
+                set_aside(folder.path, "old")
+            else:
+                folder.put_aside("failure.json", "retried")
+        except OSError as error:
+            self._fail(key, classify(error, folder.path))
+            return False
+        return True
+
+    def _wait(self) -> None:
+        if self.active:
+            for future in wait(self.active, POLL_SECONDS, FIRST_COMPLETED).done:
+                self._settle(self.active.pop(future), future)
+        elif self.others:
+            time.sleep(POLL_SECONDS)
+        self._look_at_others()
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self._write()
+
+    def _settle(self, key: str, future: Future[Outcome]) -> None:
+        self.monitor.forget(key)
+        try:
+            outcome = future.result()
+        except WorkerDied as death:
+            self._try_again(key, str(death))
+            return
+        except Exception as error:
+            self._fail(key, classify(error, self.settings.runs))
+            return
+        self.books.complaints += outcome.complaints
+        if outcome.status == "done":
+            self._finish(key, outcome)
+        elif outcome.status == "owned":
+            self._leave_to(key, outcome.owner or "an unknown process")
+        elif outcome.status == "interrupted":
+            self._try_again(key, "its worker was asked to stop")
+        else:
+            assert outcome.failure is not None
+            self._fail(key, outcome.failure)
+
+    def _finish(self, key: str, outcome: Outcome) -> None:
+        self.books.done.add(key)
+        if outcome.trained:
+            self.books.trained.add(key)
+        assert outcome.result is not None
+        seconds = duration(outcome.result.seconds)
+        self._tell("done", key, f"done, top-1 {outcome.result.top1:.2f}%, {seconds}")
+
+    def _fail(self, key: str, failure: Failure) -> None:
+        self.books.failed[key] = failure
+        self._tell("failed", key, f"{failure.kind}: {failure.message}")
+        if self.settings.fail_fast and not self.stopping:
+            self._tell("stopping", message="a trial failed: the others finish their epoch")
+            self._stop()
+
+    def _try_again(self, key: str, reason: str) -> None:
+        """A trial whose process is gone goes on from its last epoch, `retries` times."""
+        if self.stopping:
+            return
+        tries = self.attempts[key] = self.attempts.get(key, 0) + 1
+        if tries <= self.settings.retries:
+            self._tell("retry", key, f"{reason}: trying again")
+            self.todo.appendleft(key)
+            return
+        count = f"{tries} {'try' if tries == 1 else 'tries'}"
+        hint = "it was killed, or the host's memory is full"
+        self._give_up(
+            key, Failure(kind="killed", message=f"{reason} ({count}): {hint}", attempts=tries)
+        )
+
+    def _give_up(self, key: str, failure: Failure) -> None:
+        """Write the failure of a trial that could not do so itself."""
+        folder = self.books.folder(key)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with Ownership(folder.path):
+                folder.write_failure(failure)
+        except Owned as owned:
+            self._leave_to(key, str(owned.owner or "an unknown process"))
+            return
+        except OSError as error:
+            self.books.complaints.append(f"cannot write in {folder.path}: {error}")
+        self._fail(key, failure)
+
+    def _look_at_others(self) -> None:
+        """Pick up what other drivers finished; train ourselves what they left."""
+        for key in list(self.others):
+            folder = self.books.folder(key)
+            result, failure = verdict(folder)
+            if result is not None:
+                self._finish(key, Outcome(key=key, status="done", result=result))
+            elif failure is not None and not alive(folder.owner):
+                self._fail(key, failure)
+            elif not alive(folder.owner):
+                self.todo.append(key)
+            else:
+                continue
+            del self.others[key]
+
+    # Stopping.
+
+    def _stop(self) -> None:
+        self.stopping = True
+        if self.lease is not None:
+            self.lease.end()
+
+    def _stop_cleanly(self) -> None:
+        """Called in a signal's handler, which may interrupt a print: the monitor prints."""
+        self.interrupted = True
+        self._stop()
+        self.monitor.announce(Event(kind="stopping", message=_STOPPING))
+
+    # Records.
+
+    def _write(self) -> bool:
+        """Bring the committed results up to date; where that fails, the run folders have it all."""
+        self.saved = time.monotonic()
+        try:
+            return write_results(
+                self.study, self.resolved.cells, runs=self.settings.runs,
+                results=self.settings.results, record=self.resolved.record,
+                renewed=self.books.renewed,
+            ).changed  # fmt: skip
+        except OSError as error:
+            self.books.complaints.append(f"cannot write {self.settings.results}: {error}")
+            return False
+
+    def _complete(self, event: Event) -> Event:
+        books = self.books
+        label = books.cells[event.key].label if event.key else ""
+        done, failed = len(books.done), len(books.failed)
+        return replace(event, label=label, total=len(books.cells), done=done, failed=failed)
+
+    def _tell(self, kind: EventKind, key: str | None = None, message: str = "") -> None:
+        self.monitor.tell(Event(kind=kind, key=key, message=message))
+
+
+_STOPPING = "stopping: current trials finish their epoch; again to stop at once (nothing is lost)"
