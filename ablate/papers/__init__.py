@@ -22,7 +22,7 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _PRINTED = re.compile(r"(?P<digits>[0-9]+(?:\.(?P<fraction>[0-9]+))?)(?P<unit>[KMGB]?)")
 _RELATIONS = re.compile(r"\s*(>>|>=|>|~)\s*")
 
-Role = Literal["top1", "params", "flops", "text", "number"]
+Role = Literal["top1", "top5", "params", "flops", "detector", "number", "text", "measured"]
 
 
 class _Data(BaseModel):
@@ -47,6 +47,7 @@ class Recipe(_Data):
     """On what, and for how long, the reported accuracies were trained."""
 
     data: str = Field(description="dataset, by its name in `ablate.data`")
+    aliases: tuple[str, ...] = Field(default=(), description="names of the same pixels on disk")
     image_size: int
     epochs: int | None = Field(default=None, description="None where the paper does not say")
     num_classes: int = 1000
@@ -56,8 +57,9 @@ class Recipe(_Data):
 class Measure(_Data):
     """One column of reported values.
 
-    `role` says what stands beside it: top1 is measured by studies, params and flops are
-    recomputed from the built network, number and text are reported only.
+    `role` says what stands beside it: top1 and top5 are measured by studies, params and flops are
+    recomputed from the built network, detector is recomputed by arithmetic from the built backbone,
+    number and text are reported only, and measured has no printed value (as in a figure).
     """
 
     key: str
@@ -119,6 +121,7 @@ class PaperTable(_Data):
     flops: Literal["macs", "fvcore"] = Field(
         default="macs", description="the counter that comes nearest to the paper's convention"
     )
+    flops_note: str = Field(default="", description="why that counter does not give all figures")
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
@@ -139,12 +142,25 @@ class PaperTable(_Data):
             raise ValueError("two rows have one name")
         return self
 
+    def rows_of(self, levels: Mapping[str, Any]) -> list[Row]:
+        """The rows that are a variant with these levels, those that name most levels first."""
+        found = [
+            row
+            for row in self.rows
+            if row.variant and all(levels.get(k, _NONE) == v for k, v in row.variant.items())
+        ]
+        return sorted(found, key=lambda row: -len(row.variant or {}))
+
     def row_of(self, levels: Mapping[str, Any]) -> Row | None:
         """The row that is a variant with these levels, or None."""
-        for row in self.rows:
-            if row.variant and all(levels.get(k, _NONE) == v for k, v in row.variant.items()):
-                return row
-        return None
+        found = self.rows_of(levels)
+        return found[0] if found else None
+
+    def recipe_of(self, row: Row) -> Recipe:
+        """On what this row's accuracies were trained."""
+        recipe = row.recipe or self.recipe
+        changed = {"image_size": row.image_size} if row.image_size and not row.recipe else {}
+        return recipe.model_copy(update=changed)
 
 
 _NONE = object()
@@ -191,6 +207,8 @@ def load_paper_table(name: str) -> PaperTable:
     entry = dict(data["tables"][table])
     citation = {**data["citation"], "place": entry.pop("place")}
     recipe = {**data["recipe"], **entry.pop("recipe", {})}
+    if recipe["data"] != data["recipe"]["data"]:
+        recipe["aliases"] = ()
     try:
         return PaperTable.model_validate(
             {"name": name, "citation": citation, "recipe": recipe, **entry}

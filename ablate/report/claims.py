@@ -33,6 +33,14 @@ Sample = np.ndarray[Any, np.dtype[np.float64]]
 _WORDS = {"top1": "top-1", "gap": "generalization gap", "train_top1": "train top-1"}
 
 
+def claims_of(paper: PaperTable) -> list[str]:
+    """The rankings as the paper states them."""
+    return [
+        f"The paper ranks by {_WORDS[claim.metric]}: {claim.ranking} ({claim.text})."
+        for claim in paper.claims
+    ]
+
+
 def judge_claims(paper: PaperTable, study: Study, rows: pd.DataFrame) -> list[str]:
     """One sentence a step of every ranking that this study measured on both sides."""
     runs = {name: runs_of(rows, variant) for name, variant in _variants(paper, study)}

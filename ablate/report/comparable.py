@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pandas as pd
 
-from ablate.papers import PaperTable, Recipe
+from ablate.errors import AblateError
+from ablate.grammar import canonical, override
+from ablate.papers import PaperTable, Row
+from ablate.presets import expand
 
 
-def not_comparable(paper: PaperTable, done: pd.DataFrame, recipe: Recipe | None = None) -> str:
+def not_comparable(paper: PaperTable, done: pd.DataFrame, row: Row | None = None) -> str:
     """`not comparable: <dataset>, <epochs> epochs`, with what else differs; empty where nothing.
 
     Args:
         paper: the published table.
-        done: the finished rows that are to stand beside one of its rows.
-        recipe: of that row, where it differs from the table's.
+        done: the finished rows that are to stand beside its rows.
+        row: the one row they stand beside; its network is compared too.
     """
-    wanted = recipe or paper.recipe
     if done.empty:
         return ""
+    wanted = paper.recipe_of(row) if row else paper.recipe
     datasets = sorted(set(done["dataset"]))
     epochs = sorted({int(value) for value in done["epochs"]})
     sizes = sorted({int(value) for value in done["image_size"]})
-    same_data = datasets == [wanted.data]
+    same_data = set(datasets) <= {wanted.data, *wanted.aliases}
     same_epochs = wanted.epochs is None or epochs == [wanted.epochs]
-    same_size = sizes == [wanted.image_size]
-    if same_data and same_epochs and same_size:
+    others = []
+    if sizes != [wanted.image_size]:
+        others.append(f"{_listed(sizes)} pixels")
+    if row is not None and not all(same_network(row, arch) for arch in set(done["arch"])):
+        others.append("another network")
+    if same_data and same_epochs and not others:
         return ""
     reason = f"not comparable: {_listed(datasets)}, {_listed(epochs)} epochs"
-    return reason if same_size else f"{reason}, {_listed(sizes)} pixels"
+    return ", ".join([reason, *others])
+
+
+def same_network(row: Row, arch: str) -> bool:
+    """Whether an arch string is the row's network, stochastic depth aside (it is the recipe's)."""
+    return row.arch is not None and _network(row.arch) == _network(arch)
+
+
+@lru_cache(maxsize=1024)
+def _network(arch: str) -> str:
+    try:
+        return canonical(override(expand(arch), drop_path_rate="0"))
+    except AblateError:  # torchvision:NAME and timm:NAME are no arch strings
+        return arch
 
 
 def _listed(items: list[str] | list[int]) -> str:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ablate.papers import PaperTable, load_paper_table, printed
 from ablate.papers import Row as PaperRow
+from ablate.report.cells import difference_cells, level_cell, measured_cell
 from ablate.report.claims import judge_claims
 from ablate.report.comparable import not_comparable
 from ablate.report.effects import effect_sentences
 from ablate.report.evidence import Evidence, failures_of, gather, mixed_conditions, runs_of
-from ablate.report.statistics import Summary
-from ablate.report.table import (
-    EMPTY,
-    Cell,
-    Column,
-    Table,
-    count,
-    interval,
-    number,
-    probability,
-    signed,
-)
+from ablate.report.table import EMPTY, Cell, Column, Table, count, number, signed
 
 if TYPE_CHECKING:
     from ablate.study.spec import Study
@@ -62,7 +51,8 @@ def study_table(study: Study, rows: pd.DataFrame, paper: PaperTable | None = Non
         }
         for variant in study.variants
     )
-    reported = (Column(key="reported", title="Reported top-1", numeric=True),) if paper else ()
+    known = any(cells["reported"] is not EMPTY for cells in shown)
+    reported = (Column(key="reported", title="Reported top-1", numeric=True),) if known else ()
     profile = f" ({study.profile})" if study.profile else ""
     return Table(
         name=study.full_name,
@@ -92,19 +82,6 @@ def _levels(study: Study, variant: Variant) -> dict[str, Cell]:
     if not variant.levels:
         return {"variant": Cell(text=variant.name, values={"": variant.name})}
     return {name: level_cell(level) for name, level in variant.levels.items()}
-
-
-def level_cell(level: Any) -> Cell:
-    """A level for readers: yes and no for switches, lists joined."""
-    if isinstance(level, bool):
-        return Cell(text="yes" if level else "no", values={"": level})
-    if isinstance(level, list | tuple):
-        text = "/".join(map(str, level))
-        return Cell(text=text, values={"": text})
-    if isinstance(level, Mapping):
-        text = ", ".join(f"{key}={value}" for key, value in level.items())
-        return Cell(text=text, values={"": text})
-    return Cell(text=str(level), values={"": level})
 
 
 def _reported(study: Study, variant: Variant, paper: PaperTable | None) -> dict[str, Cell]:
@@ -139,46 +116,13 @@ def _measured(rows: pd.DataFrame, variant: Variant, evidence: Evidence) -> dict[
         "top1": measured_cell(summary, evidence.samples[variant.name]),
         "n": Cell(text=str(summary.n), values={"": summary.n}),
         "best_val": _best_val(runs),
-        **(_difference(found) if found else {}),
+        **(difference_cells(found) if found else {}),
         "verdict": Cell(
             text=verdict, values={"": verdict}, bold=found is not None and found.supported
         ),
         "params": _cost(runs, "params"),
         "macs": _cost(runs, "macs"),
         "failed": failed,
-    }
-
-
-def measured_cell(summary: Summary, sample: Any = ()) -> Cell:
-    """Mean and half width of the interval, with every seed's value behind it."""
-    if summary.n == 0:
-        return EMPTY
-    half = summary.half_width
-    text = number(summary.mean) + (f" ± {number(half)}" if half is not None else "")
-    return Cell(
-        text=text,
-        values={
-            "": round(summary.mean, 4),
-            "low": _rounded(summary.low),
-            "high": _rounded(summary.high),
-            "seeds": " ".join(f"{value:.4g}" for value in sample),
-        },
-    )
-
-
-def _difference(found: Any) -> dict[str, Cell]:
-    bounds = interval(found.low, found.high, plus=True)
-    return {
-        "difference": Cell(
-            text=f"{signed(found.estimate)} {bounds}".rstrip(),
-            values={
-                "": _rounded(found.estimate),
-                "low": _rounded(found.low),
-                "high": _rounded(found.high),
-            },
-            bold=found.supported,
-        ),
-        "p": Cell(text=probability(found.p), values={"": _rounded(found.p, 6)}),
     }
 
 
@@ -201,18 +145,14 @@ def _cost(runs: pd.DataFrame, key: str) -> Cell:
     return Cell(text=count(value), values={"": value})
 
 
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None or value != value else round(value, digits)
-
-
 def _notes(
     study: Study, rows: pd.DataFrame, evidence: Evidence, paper: PaperTable | None
 ) -> list[str]:
     notes = []
     done = rows[rows["status"] == "done"]
     if paper is not None:
-        notes.append(f"Reported: {paper.citation}. In parentheses: its difference to the baseline.")
-        reason = not_comparable(paper, done)
+        notes.append(f"Paper: {paper.citation}. In parentheses: its difference to the baseline.")
+        reason = _incomparable(study, done, paper)
         if reason:
             notes.append(f"Measured against reported: {reason}. Compare differences, not levels.")
     notes.append(
@@ -235,3 +175,13 @@ def _notes(
     if missing:
         notes.append(f"{missing} of {len(rows)} trials have not been run yet.")
     return notes + mixed_conditions(rows)
+
+
+def _incomparable(study: Study, done: pd.DataFrame, paper: PaperTable) -> str:
+    """Why the levels cannot be compared; the same words for all variants, so the first counts."""
+    for variant in study.variants:
+        row = paper.row_of(variant.levels)
+        reason = not_comparable(paper, runs_of(done, variant), row)
+        if reason:
+            return reason
+    return ""
