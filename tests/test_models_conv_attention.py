@@ -122,6 +122,17 @@ def test_cpe_adds_a_depthwise_convolution_and_passes_the_class_token():
     assert torch.equal(out[:, 0], x[:, 0])
 
 
+def test_cpe_replaces_the_tokens_outside_the_residual():
+    run = create_model(SMALL, num_classes=3, image_size=16).stages[0][0]
+    block, x = run.blocks[0], torch.randn(2, 13, 16)
+    with torch.no_grad():
+        for parameter in (*block.attn.parameters(), *block.mlp.parameters()):
+            parameter.zero_()
+        found = block(x, (3, 4), run.cpe, run.crpe)
+        torch.testing.assert_close(found, run.cpe(x, (3, 4)))
+        assert not torch.allclose(found, x)
+
+
 def test_crpe_is_zero_on_the_class_token():
     crpe = ConvRelativePositionEncoding(2, ((3, 1), (5, 1)))
     ev = crpe(torch.randn(1, 7, 4), torch.randn(1, 7, 4), (2, 3))

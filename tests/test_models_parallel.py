@@ -108,6 +108,16 @@ def test_interp_and_cross_let_every_scale_see_every_other(coscale):
         assert not any(torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
 
+def test_cpe_replaces_the_tokens_outside_the_residual():
+    block, xs, grids, members = parts("interp")
+    with torch.no_grad():
+        for part in (*block.attn.values(), block.mlp):
+            for parameter in part.parameters():
+                parameter.zero_()
+        for found, x, grid, run in zip(block(xs, grids, members), xs, grids, members, strict=True):
+            torch.testing.assert_close(found, run.cpe(x, grid))
+
+
 def test_interpolation_sums_projected_attention_and_class_tokens():
     block, xs, grids, members = parts("interp")
     own = [

@@ -153,7 +153,7 @@ class ConvAttentionRun(nn.Module):
 
     One CPE and one CRPE serve every block of the run (and the parallel group). `norm` is the
     stage's output norm: the network applies it to what its head reads; the official models own
-    and count one in every stage, so the others are kept, frozen.
+    and count one in every stage, so the others are kept, frozen (a backbone has none).
 
     Args:
         spec: the run; options act, attn, cls_token, cpe, crpe, crpe_windows, embed, ln_eps,
@@ -187,7 +187,7 @@ class ConvAttentionRun(nn.Module):
             else None
         )
         self.blocks = nn.ModuleList(ConvAttentionBlock(spec, rate) for rate in spec.drop_path)
-        self.norm = nn.LayerNorm(spec.width, eps=spec.number("ln_eps"))
+        self.norm: nn.LayerNorm | None = nn.LayerNorm(spec.width, eps=spec.number("ln_eps"))
         init_tokens(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

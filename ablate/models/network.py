@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Network(nn.Module):
             self.stages.append(runs)
         self.group = self._build_group() if blueprint.group else None
         self.head = None if features_only else build_head(blueprint, num_classes)
-        self._freeze_unused()
+        self._retire_unused_norms()
         self._init_head()
 
     def _build(
@@ -91,10 +92,19 @@ class Network(nn.Module):
         return group
 
     @property
-    def strides(self) -> list[float]:
-        """Down-sampling of each stage's map against the image, along the height."""
-        first = 1 if self.stem is not None else 0
-        return [self.image_size[0] / grid[0] for grid in self.grids_of_stages(first)]
+    def names(self) -> list[str]:
+        """Names of the maps that `features_only` returns: stage1, stage2, ..."""
+        return [f"stage{index + 1}" for index in range(len(self.stages))]
+
+    @property
+    def strides(self) -> list[int]:
+        """Down-sampling of each stage's map against the image."""
+        stride = self.blueprint.stem.stride if self.blueprint.stem else 1
+        found = []
+        for specs in self.blueprint.stages:
+            stride *= math.prod(spec.stride for spec in specs)
+            found.append(stride)
+        return found
 
     def grids_of_stages(self, skip: int | None = None) -> list[tuple[int, int]]:
         """(H, W) of the last map of each stage."""
@@ -150,14 +160,20 @@ class Network(nn.Module):
             return [scale - 1 for scale in self.blueprint.scales]
         return [len(self.stages) - 1]
 
-    def _freeze_unused(self) -> None:
-        """Output norms that no head reads are kept, as upstream does, but take no gradient."""
+    def _retire_unused_norms(self) -> None:
+        """Output norms that no head reads are kept, as upstream does, but take no gradient.
+
+        A backbone without a head has none of them.
+        """
         used = self._stages_read() if self.blueprint.head in ("cls", "aggregate") else []
         for stage, runs in enumerate(self.stages):
             for run in runs:  # type: ignore[attr-defined]
-                last = run is runs[-1]  # type: ignore[index]
                 norm = getattr(run, "norm", None)
-                if norm is not None and not (stage in used and last and self.head is not None):
+                if norm is None:
+                    continue
+                if self.head is None:
+                    run.norm = None
+                elif not (stage in used and run is runs[-1]):  # type: ignore[index]
                     norm.requires_grad_(False)
 
     def _init_head(self) -> None:
