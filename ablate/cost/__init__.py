@@ -1,5 +1,6 @@
 """What networks cost: counts without weights, measurements, memory, matching of budgets."""
 
-from ablate.cost.profile import Cost, StageCost, profile
+from ablate.cost.conventions import paper_flops
+from ablate.cost.counting import Cost, StageCost, profile
 
-__all__ = ["Cost", "StageCost", "profile"]
+__all__ = ["Cost", "StageCost", "paper_flops", "profile"]

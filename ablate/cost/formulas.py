@@ -15,31 +15,33 @@ aten = torch.ops.aten
 Formula = Callable[[Sequence[Any], Any], int]
 """From the arguments and the result of a call to its multiply-adds."""
 
-MOVES = frozenset(
-    f"aten.{name}"
-    for name in """_to_copy _unsafe_view arange cat clone constant_pad_nd copy_ embedding empty
-    empty_like empty_strided eye fill_ flip full full_like gather index index_copy index_select
-    lift_fresh lift_fresh_copy linspace masked_fill masked_fill_ new_empty new_empty_strided
-    new_full new_ones new_zeros ones ones_like pixel_shuffle pixel_unshuffle reflection_pad1d
-    reflection_pad2d repeat replication_pad1d replication_pad2d roll scalar_tensor select_scatter
-    slice_scatter stack tril triu unsafe_split unsafe_split_with_sizes zero_ zeros
-    zeros_like""".split()
-)
+MOVES = frozenset({
+    "_to_copy", "_unsafe_view", "arange", "cat", "clone", "constant_pad_nd", "copy_",
+    "embedding", "empty", "empty_like", "empty_strided", "eye", "fill_", "flip", "full",
+    "full_like", "gather", "index", "index_copy", "index_select", "lift_fresh",
+    "lift_fresh_copy", "linspace", "masked_fill", "masked_fill_", "new_empty",
+    "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones", "ones_like",
+    "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "repeat",
+    "replication_pad1d", "replication_pad2d", "roll", "scalar_tensor", "select_scatter",
+    "slice_scatter", "stack", "tril", "triu", "unsafe_split", "unsafe_split_with_sizes",
+    "zero_", "zeros", "zeros_like",
+})  # fmt: skip
 """Operators that move or make values and compute none; views are told by their schema."""
 
 
 def _attention(args: Sequence[Any], out: Any) -> int:
     """q (..., L, d) k^T and the logits times v (..., S, d_v), as if no logit were masked."""
     q, k, v = (tuple(tensor.shape) for tensor in args[:3])
-    logits = prod(q[:-1]) * k[-2]
-    return logits * (q[-1] + v[-1])
+    macs: int = prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+    return macs
 
 
 def _self_attention_layer(args: Sequence[Any], out: Any) -> int:
     """nn.MultiheadAttention in one operator: four projections of width C, then attention."""
     (*batch, length, width), keys = args[0].shape, args[1].shape[-2]
     projections = 2 * (length + keys) * width * width
-    return prod(batch) * (projections + 2 * length * keys * width)
+    macs: int = prod(batch) * (projections + 2 * length * keys * width)
+    return macs
 
 
 def _first_times_width(args: Sequence[Any], out: Any) -> int:
@@ -99,7 +101,7 @@ def count_macs(packet: Any, args: Sequence[Any], kwargs: dict[str, Any], out: An
 def computes(func: Any) -> bool:
     """Whether an operator does arithmetic, as far as its schema and `MOVES` tell."""
     view = getattr(func, "is_view", False)
-    return not view and str(func.overloadpacket) not in MOVES
+    return not view and func.overloadpacket.__name__ not in MOVES
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:

@@ -52,7 +52,7 @@ def _of_network(network: Network) -> list[Part]:
     if network.stem is not None and blueprint.stem is not None:
         parts.append(_of_run("stem", blueprint.stem, network.stem))
     for number, (specs, runs) in enumerate(zip(blueprint.stages, network.stages, strict=True), 1):
-        for position, (spec, run) in enumerate(zip(specs, runs, strict=True), 1):  # type: ignore[arg-type]
+        for position, (spec, run) in enumerate(zip(specs, runs.children(), strict=True), 1):
             name = f"stage{number}" if len(specs) == 1 else f"stage{number}.{position}"
             parts.append(_of_run(name, spec, run))
     if network.group is not None and blueprint.group is not None:

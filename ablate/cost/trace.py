@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablate.cost.formulas import computes, count_macs, shape_of
@@ -18,7 +20,7 @@ from ablate.errors import ModelError
 
 Shape = tuple[int, ...]
 
-_RUN_ERRORS = (
+RUN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, RuntimeError,
     TypeError, ValueError,
 )  # fmt: skip
@@ -44,13 +46,14 @@ class Call:
     output: Shape
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every computing operator below autograd; `part` is where we are."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.inside: list[int] = []
+        self.pooling = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -62,8 +65,26 @@ class _Recorder(TorchDispatchMode):
         if macs is not None or computes(func):
             part = self.inside[-1] if self.inside else -1
             inputs = tuple(shape_of(argument) for argument in args)
-            self.calls.append(Call(str(packet), part, macs, inputs, shape_of(out) or ()))
+            op = "aten.adaptive_avg_pool2d" if self.pooling else str(packet)
+            self.calls.append(Call(op, part, macs, inputs, shape_of(out) or ()))
         return out
+
+
+class _Pooling(TorchFunctionMode):
+    """Tells the recorder of adaptive pooling, which arrives there as a mean."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        self.recorder.pooling = func is F.adaptive_avg_pool2d
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.recorder.pooling = False
 
 
 def trace(
@@ -83,18 +104,18 @@ def trace(
     device = next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
     recorder = _Recorder()
     image = torch.zeros(1, in_chans, *image_size, device=device)
-    with _evaluating(model), _attributed(parts, recorder.inside), torch.no_grad():
+    with evaluating(model), _attributed(parts, recorder.inside), torch.no_grad():
         try:
-            with recorder:
+            with recorder, _Pooling(recorder):
                 model(image)
         except NotImplementedError:  # reads values, which shapes alone do not have
             raise
-        except _RUN_ERRORS as error:
-            raise _refused(model, image_size, in_chans, error) from error
+        except RUN_ERRORS as error:
+            raise refused(model, image_size, in_chans, error) from error
     return recorder.calls
 
 
-def _refused(
+def refused(
     model: nn.Module, image_size: tuple[int, int], in_chans: int, error: Exception
 ) -> ModelError:
     name = getattr(model, "arch", "") or type(model).__name__
@@ -111,7 +132,7 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, and afterwards every module in the mode that it had."""
     modes = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -59,9 +59,11 @@ class Cost:
         macs: multiply-adds of convolutions, linear layers and all matrix products, attention
             included; no biases, norms, activations, softmax, pooling or interpolation.
         per_stage: the same by stage; sums to `params` and `macs`.
-        per_operator: `macs` by aten operator.
+        per_operator: `macs` by operator.
         uncounted_ops: calls of every operator that computes and has no formula.
-        attention_logits: elements of the softmaxes in attention, heads x queries x keys.
+        attention_logits: elements of the softmaxes in attention, heads x queries x keys; None
+            where the counter does not see them.
+        extra_per_operator: what the counter counts beyond `macs` (fvcore: norms, interpolation).
         counter: "ablate", or "fvcore" for the second opinion.
         calls: every operator call, for other conventions (`paper_flops`).
     """
@@ -74,7 +76,8 @@ class Cost:
     per_stage: tuple[StageCost, ...]
     per_operator: Mapping[str, int]
     uncounted_ops: Mapping[str, int]
-    attention_logits: int
+    attention_logits: int | None = None
+    extra_per_operator: Mapping[str, int] = field(default_factory=dict)
     counter: str = "ablate"
     calls: tuple[Call, ...] = field(default=(), repr=False, compare=False)
 
@@ -87,6 +90,7 @@ class Cost:
             "per_stage": [asdict(stage) for stage in self.per_stage],
             "per_operator": dict(self.per_operator),
             "uncounted_ops": dict(self.uncounted_ops),
+            "extra_per_operator": dict(self.extra_per_operator),
         }
 
 
@@ -187,20 +191,22 @@ def summarize(
 ) -> Cost:
     """The sums over a trace."""
     per_operator: Counter[str] = Counter()
+    per_part: Counter[int] = Counter()
     uncounted: Counter[str] = Counter()
     for call in calls:
         if call.macs is None:
             uncounted[call.op] += 1
         else:
             per_operator[call.op] += call.macs
-    parameters = list(network.parameters())
+            per_part[call.part] += call.macs
+    params, trainable = count_params(network)
     return Cost(
         arch=arch,
         image_size=size,
-        params=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        params=params,
+        trainable=trainable,
         macs=per_operator.total(),
-        per_stage=_stages(network, parts, calls),
+        per_stage=stage_costs(network, parts, per_part),
         per_operator=dict(per_operator.most_common()),
         uncounted_ops=dict(uncounted.most_common()),
         attention_logits=attention_logits(calls),
@@ -208,31 +214,28 @@ def summarize(
     )
 
 
-def _stages(
-    network: nn.Module, parts: Sequence[Part], calls: Sequence[Call]
+def count_params(network: nn.Module) -> tuple[int, int]:
+    """Parameter elements, shared ones once: all, and those that take gradients."""
+    parameters = list(network.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return sum(p.numel() for p in parameters), trainable
+
+
+def stage_costs(
+    network: nn.Module, parts: Sequence[Part], macs: Mapping[int, int]
 ) -> tuple[StageCost, ...]:
-    macs: Counter[int] = Counter()
-    for call in calls:
-        macs[call.part] += call.macs or 0
+    """A row for each part, from its multiply-adds by index; -1 is what no part called."""
     seen: set[int] = set()
+    rest = Part(name=REST, kind=type(network).__name__, module=network)
     rows = [
         StageCost(
             name=part.name, kind=part.kind, resolution=part.resolution, depth=part.depth,
             width=part.width, heads=part.heads, params=_new_params(part.module, seen),
-            macs=macs[index],
+            macs=macs.get(index, 0),
         )
-        for index, part in enumerate(parts)
+        for index, part in [*enumerate(parts), (-1, rest)]
     ]  # fmt: skip
-    rest = _new_params(network, seen)
-    if rest or macs[-1]:
-        kind = type(network).__name__
-        rows.append(
-            StageCost(
-                name=REST, kind=kind, resolution=None, depth=None, width=None, heads=None,
-                params=rest, macs=macs[-1],
-            )
-        )  # fmt: skip
-    return tuple(rows)
+    return tuple(row for row in rows if row.name != REST or row.params or row.macs)
 
 
 def _new_params(module: nn.Module, seen: set[int]) -> int:
