@@ -188,6 +188,53 @@ def reproduces(text: str | float, value: float) -> bool:
     return known is not None and abs(value - known[0]) <= known[1] * (1 + 1e-9)
 
 
+class Point(_Data):
+    """One reported network in a plot of accuracy against cost.
+
+    Args:
+        cost: parameters or FLOPs, as printed, as a number.
+        own: whether it is the paper's own network.
+    """
+
+    name: str
+    cost: float
+    top1: float
+    own: bool
+
+
+class Scaling(_Data):
+    """Reported accuracy against parameters or FLOPs: a figure of the paper as points."""
+
+    place: str
+    points: tuple[Point, ...]
+
+
+def reported_scaling(name: str, cost: Literal["params", "flops"]) -> Scaling | None:
+    """The points of a paper's figure of accuracy against cost; None where it prints none.
+
+    Args:
+        name: a table of the paper, as in `coat.table6`, or the paper.
+        cost: what accuracy stands against.
+    """
+    paper = name.partition(".")[0]
+    chosen = _paper(paper).get("scaling", {}).get(cost)
+    if chosen is None:
+        return None
+    table = load_paper_table(f"{paper}.{chosen['table']}")
+    points = []
+    for row in table.rows:
+        at, top1 = (
+            printed(row.reported.get(cost, "")),
+            printed(row.reported.get(chosen["top1"], "")),
+        )
+        size = chosen.get("image_size")
+        if at and top1 and size in (None, table.recipe_of(row).image_size):
+            own = (row.arch or "").startswith(paper)
+            points.append(Point(name=row.name, cost=at[0], top1=top1[0], own=own))
+    source = f"{table.citation.authors}, {chosen['place']}"
+    return Scaling(place=source, points=tuple(points))
+
+
 def table_names() -> list[str]:
     """The names of all published tables, paper by paper."""
     return [f"{paper}.{table}" for paper in PAPERS for table in _paper(paper)["tables"]]

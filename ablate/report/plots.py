@@ -10,6 +10,8 @@ import pandas as pd
 
 from ablate.errors import AblateError, ResultsError, unknown
 from ablate.report import style
+from ablate.report.cost_plots import accuracy_macs, accuracy_params
+from ablate.report.data_plots import data_scaling, failures
 from ablate.report.effect_plots import factor_effects
 from ablate.report.generalization import generalization_capacity
 from ablate.report.learning import learning_curves
@@ -25,8 +27,23 @@ PLOT_KINDS: Mapping[str, Draw] = {
     "generalization_capacity": generalization_capacity,
     "curves": learning_curves,
     "effects": factor_effects,
+    "accuracy_params": accuracy_params,
+    "accuracy_macs": accuracy_macs,
+    "data_scaling": data_scaling,
+    "failures": failures,
 }
 """What `ablate plot --kind` draws; each function's docstring says what it shows."""
+
+
+def showable(rows: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """The kinds that these rows have something to show in."""
+    done = rows[rows["status"] == "done"]
+    shown = {
+        "curves": not done.empty and not curves.empty,
+        "data_scaling": done["train_images"].nunique() > 1,
+        "failures": bool((rows["status"] == "failed").any()),
+    }
+    return [kind for kind in PLOT_KINDS if shown.get(kind, not done.empty)]
 
 
 def draw(kind: str, study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
@@ -36,6 +53,7 @@ def draw(kind: str, study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> F
         AblateError: an unknown kind.
         ResultsError: the study has no rows that this kind could show.
     """
+    kind = kind.replace("-", "_")
     if kind not in PLOT_KINDS:
         raise AblateError(unknown("plot kind", kind, PLOT_KINDS))
     if kind != "failures" and not (rows["status"] == "done").any():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ablate.papers import load_paper_table
-from ablate.report.plots import PLOT_KINDS, plot
+from ablate.report.plots import plot, showable
 from ablate.report.study_tables import study_table
 from ablate.report.table import Table
 
@@ -41,7 +41,6 @@ def publish(study: Study, rows: pd.DataFrame, curves: pd.DataFrame, folder: Path
         path = folder / name
         path.write_text(table.render(format_).rstrip("\n") + "\n", encoding="utf-8")
         written.append(path)
-    if (rows["status"] == "done").any():
-        for kind in PLOT_KINDS:
-            written.append(plot(kind, study, rows, curves, folder / f"{kind}.png"))
-    return written
+    return written + [
+        plot(kind, study, rows, curves, folder / f"{kind}.png") for kind in showable(rows, curves)
+    ]

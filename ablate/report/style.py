@@ -143,6 +143,15 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
+def plain_log(axis: Any) -> None:
+    """1, 2, 5, 10 instead of powers on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure; the suffix chooses pdf, svg or png. The same rows give the same bytes.
 
