@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def label(cell: Cell) -> Row:
         "study": cell.study,
         "profile": cell.profile,
         "variant_name": cell.variant_name,
-        "variant": dict(cell.variant),
+        "variant": json.loads(json.dumps(dict(cell.variant))),  # as it reads back
         "seed": cell.trial.seed,
         "arch": cell.trial.arch,
     }

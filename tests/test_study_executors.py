@@ -1,0 +1,181 @@
+"""The contract of every executor: a new one joins by its name in `EXECUTORS`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from pathlib import Path
+
+import pytest
+
+from ablate.errors import ConfigError
+from ablate.study.executors import (
+    LocalExecutor,
+    Resources,
+    TrialExecutor,
+    WorkerDied,
+    create_executor,
+    executor_names,
+)
+from ablate.study.worker import Order
+
+EXECUTORS = ["serial", "local"]
+IN_OTHER_PROCESSES = ["local"]
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> Iterator[TrialExecutor]:
+    with create_executor(request.param, Resources(workers=2, trials=8)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=IN_OTHER_PROCESSES)
+def distant(request: pytest.FixtureRequest) -> Iterator[TrialExecutor]:
+    with create_executor(request.param, Resources(workers=2, trials=8)) as made:
+        yield made
+
+
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def environ(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
+def plugin_value() -> int:
+    import sys
+
+    return int(sys.modules["a_plugin"].VALUE)
+
+
+def test_every_executor_stands_in_the_contract() -> None:
+    assert set(executor_names()) == set(EXECUTORS)
+
+
+def test_a_call_returns_its_value_through_a_future(executor: TrialExecutor) -> None:
+    future = executor.submit(add, 2, b=3)
+    assert isinstance(future, Future)
+    assert future.result(timeout=60) == 5
+
+
+def test_an_exception_comes_back_as_itself(executor: TrialExecutor) -> None:
+    with pytest.raises(ValueError, match="the message"):
+        executor.submit(fail, "the message").result(timeout=60)
+
+
+def test_a_failure_stops_no_other_call(executor: TrialExecutor) -> None:
+    futures = [executor.submit(add, n) if n % 3 else executor.submit(fail, "x") for n in range(8)]
+    wait(futures, timeout=60)
+    assert [f.result() for f in futures if not f.exception()] == [1, 2, 4, 5, 7]
+
+
+def test_it_says_how_many_run_at_once(executor: TrialExecutor) -> None:
+    assert executor.slots >= 1
+
+
+def test_it_gives_every_trial_threads(executor: TrialExecutor) -> None:
+    assert (executor.place(Order()).threads or 0) >= 1
+
+
+def test_calls_run_at_once_in_as_many_processes_as_there_are_slots(
+    distant: TrialExecutor,
+) -> None:
+    futures = [distant.submit(pid_after, 0.5) for _ in range(2 * distant.slots)]
+    pids = {future.result(timeout=60) for future in futures}
+    assert len(pids) == distant.slots
+    assert os.getpid() not in pids
+
+
+def test_a_process_serves_many_calls(distant: TrialExecutor) -> None:
+    first = {distant.submit(pid_after, 0.2).result(timeout=60) for _ in range(2 * distant.slots)}
+    assert len(first) <= distant.slots
+
+
+def test_a_dead_process_costs_its_own_call_only(distant: TrialExecutor) -> None:
+    beside = distant.submit(pid_after, 1.0)
+    with pytest.raises(WorkerDied, match="worker process"):
+        distant.submit(kill_itself).result(timeout=60)
+    assert isinstance(beside.result(timeout=60), int)
+    futures = [distant.submit(pid_after, 0.3) for _ in range(distant.slots)]
+    assert len({future.result(timeout=60) for future in futures}) == distant.slots
+
+
+def test_a_worker_leaves_ctrl_c_to_the_driver(distant: TrialExecutor) -> None:
+    assert distant.submit(is_ignored, signal.SIGINT).result(timeout=60)
+
+
+def test_plugins_are_imported_in_every_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_plugin.py").write_text("VALUE = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with LocalExecutor(Resources(workers=1, plugins=("a_plugin",))) as made:
+        assert made.submit(plugin_value).result(timeout=60) == 7
+
+
+def test_cores_are_divided_between_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.study.executors.available_cores", lambda: 12)
+    with LocalExecutor(Resources(workers=3, trials=100)) as made:
+        assert made.place(Order()).threads == 4
+    with LocalExecutor(Resources(trials=100)) as made:
+        assert (made.slots, made.place(Order()).threads) == (12, 1)
+    with LocalExecutor(Resources(trials=4)) as made:
+        assert (made.slots, made.place(Order()).threads) == (4, 3)
+
+
+def test_gpus_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.study.executors.visible_gpus", lambda: ["3", "MIG-a"])
+    with LocalExecutor(Resources(per_gpu=2, trials=100)) as made:
+        assert made.slots == 4
+        futures = [made.submit(environ_later, "CUDA_VISIBLE_DEVICES") for _ in range(4)]
+        seen = sorted(str(future.result(timeout=60)) for future in futures)
+    assert seen == ["3", "3", "MIG-a", "MIG-a"]
+
+
+def environ_later(name: str) -> str | None:
+    time.sleep(0.5)
+    return environ(name)
+
+
+def test_kill_ends_the_running_calls() -> None:
+    with LocalExecutor(Resources(workers=1)) as made:
+        made.submit(add, 1).result(timeout=60)
+        future = made.submit(pid_after, 60.0)
+        time.sleep(0.3)
+        made.kill()
+        with pytest.raises(WorkerDied):
+            future.result(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "resources", "message"),
+    [
+        ("locl", Resources(), r"unknown executor 'locl' \(did you mean 'local'\?\)"),
+        ("local", Resources(workers=0), "`workers` must be at least 1, but got workers=0"),
+        ("local", Resources(per_gpu=-1), "`per_gpu` must be at least 1, but got per_gpu=-1"),
+    ],
+)
+def test_wrong_settings_are_told(name: str, resources: Resources, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_executor(name, resources)
