@@ -17,6 +17,9 @@ from ablate.models.weights_layouts import LAYOUTS, Layout, find_layout, unused_n
 _SHOWN = 5
 """How many keys a message names."""
 
+_CLASSIFIER = "head.fc."
+"""Our keys of the layer whose shape depends on the number of classes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsReport:
@@ -57,7 +60,7 @@ def load_weights(
         source: a `.safetensors` file, a pickle that torch can read with `weights_only`, or a
             mapping: a state dict, alone or under "model" or "state_dict".
         strict: every key must find its place; otherwise what does not fit is left out.
-        head: "load", or "skip" to keep the fresh classification head (other classes).
+        head: "load", or "skip" to keep the fresh last layer (for other classes).
 
     Returns:
         What was mapped, dropped and resized.
@@ -68,11 +71,7 @@ def load_weights(
     """
     if head not in ("load", "skip"):
         raise WeightsError(unknown("value of head", head, ["load", "skip"]))
-    if not isinstance(model, Network):
-        raise WeightsError(
-            f"load_weights takes networks of the grammar, but got {type(model).__name__}; "
-            "comparison rows have their own loaders"
-        )
+    _check_model(model)
     state, where = read_state(source)
     layout = find_layout(state, where)
     return _Loader(model, layout, where, strict=strict, skip_head=head == "skip").load(state)
@@ -92,6 +91,7 @@ def export_weights(model: Network, layout: str = "ablate") -> dict[str, Tensor]:
     Raises:
         WeightsError: the layout has no key for some part of this network.
     """
+    _check_model(model)
     choices = ["ablate", "official", "timm"]
     if layout not in choices:
         raise WeightsError(unknown("layout", layout, choices))
@@ -103,6 +103,14 @@ def export_weights(model: Network, layout: str = "ablate") -> dict[str, Tensor]:
             f"layout {layout!r} has no key for {_listed(nearest.unmapped(model))} of this network"
         )
     return fitting[0].export(model)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, Network):
+        raise WeightsError(
+            f"weights are mapped for networks of the grammar, but got {type(model).__name__}: "
+            "a comparison row is loaded by its own library"
+        )
 
 
 class _Loader:
@@ -163,13 +171,14 @@ class _Loader:
         strange = []
         placed = {}
         for name, tensor in state.items():
-            is_head = self.layout.is_head(name)
-            if is_head and (self.skip_head or name not in places):
+            key = places.get(name)
+            if key is None:
+                left_out = self.dropped if self.layout.is_head(name) else strange
+                left_out.append(name)
+            elif self.skip_head and key.startswith(_CLASSIFIER):
                 self.dropped.append(name)
-            elif name in places:
-                placed[name] = tensor
             else:
-                strange.append(name)
+                placed[name] = tensor
         if strange and (self.strict or not placed):
             raise WeightsError(
                 f"{self.where}: {self.layout.title} weights do not fit {self._network()}: "
@@ -190,7 +199,7 @@ class _Loader:
 
     def _shape_message(self, name: str, key: str, tensor: Tensor, own: Tensor) -> str:
         found, needed = list(tensor.shape), list(own.shape)
-        if key.startswith("head.fc."):
+        if key.startswith(_CLASSIFIER):
             return (
                 f"{self.where}: the head is for {found[0]} classes, but the network has "
                 f"{needed[0]}; build it with num_classes={found[0]}, or keep its fresh head with "
@@ -202,8 +211,8 @@ class _Loader:
         )
 
     def _may_miss(self, key: str) -> bool:
-        """Norms that nothing reads, counters of BatchNorm, and a head that stays fresh."""
-        if key.startswith("head."):
+        """Norms that nothing reads, counters of BatchNorm, and a last layer that stays fresh."""
+        if key.startswith(_CLASSIFIER):
             return self.skip_head
         return key.endswith("num_batches_tracked") or key in unused_norms(self.model)
 
