@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from ablate import __version__
 from ablate.config import TrialConfig, TrialResult
@@ -32,11 +33,13 @@ def measure_result(
     """Evaluate the final weights on `test`, write predictions.npz, and sum the run up."""
     trainer.test(module, datamodule=data, verbose=False)
     measured = dict(module.measured)
-    write_predictions(folder / "predictions.npz", module)
+    predictions = gathered(module.predictions)
     sizes = {
         str(size): top1_at(size, trial, trainer, module, data) for size in trial.train.eval_sizes
     }
-    record.write(durable=True)
+    if trainer.is_global_zero:
+        write_predictions(folder / "predictions.npz", predictions)
+        record.write(durable=True)
     last = record.metrics[-1]
     best = _best_validation(record)
     info = data.info
@@ -72,9 +75,9 @@ def measure_result(
     )
 
 
-def write_predictions(path: Path, module: ImageClassifier) -> None:
-    """Write label, prediction and confidence of every test image, in the split's order."""
-    label, predicted, confidence = torch.cat(module.predictions, dim=1).cpu().numpy()
+def write_predictions(path: Path, predictions: Tensor) -> None:
+    """Write label, prediction and confidence, (3, N), of the test images in the split's order."""
+    label, predicted, confidence = predictions.numpy()
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -83,6 +86,15 @@ def write_predictions(path: Path, module: ImageClassifier) -> None:
         confidence=confidence.astype(np.float32),
     )
     write_file(path, buffer.getvalue())
+
+
+def gathered(batches: list[Tensor]) -> Tensor:
+    """The batches of all processes, (rows, N): a global batch is their parts in order of rank."""
+    parts = [[batch.cpu() for batch in batches]]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, parts[0])
+    return torch.cat([part for batch in zip(*parts, strict=True) for part in batch], dim=1)
 
 
 def top1_at(
@@ -94,9 +106,8 @@ def top1_at(
     network = create_model(trial.arch, num_classes=data.num_classes, image_size=size)
     state = network_state({"state_dict": module.state_dict()})
     load_weights(network, state)
-    other = TrialData(trial.data.model_copy(update={"image_size": size}), trial.train, trial.seed)
     classifier = ImageClassifier(network, trial.train)
-    trainer.test(classifier, datamodule=other, verbose=False)
+    trainer.test(classifier, datamodule=data.at_size(size), verbose=False)
     return classifier.measured["test_top1"]
 
 

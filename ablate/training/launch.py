@@ -84,7 +84,7 @@ def _process(
     news: Connection,
     stop: Any,
 ) -> None:
-    from ablate.training.fit import fit
+    from ablate.training.session import fit
 
     os.environ.update(
         LOCAL_RANK=str(rank),

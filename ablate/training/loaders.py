@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from ablate.config import DataConfig, TrainConfig
@@ -10,19 +11,23 @@ from ablate.data import DataModule
 
 
 class LazyLoader:
-    """A loader whose pass begins at its first batch.
+    """A loader of whole steps, whose pass begins at its first batch.
 
-    Lightning opens the first pass of a session before the hooks that say which epoch it is.
+    Lightning opens the first pass of a session before the hooks that say which epoch it is, and
+    would take a last step from fewer micro-batches than `accumulate`.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, accumulate: int) -> None:
         self.loader = loader
+        self.accumulate = accumulate
 
     def __len__(self) -> int:
-        return len(self.loader)
+        batches = len(self.loader)
+        # An epoch of less than one step is that step.
+        return batches - batches % self.accumulate or batches
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self.loader
+        yield from islice(self.loader, len(self))
 
 
 class TrialData(DataModule):
@@ -34,10 +39,10 @@ class TrialData(DataModule):
         self.eval_names: tuple[str, ...] = ("val", "train") if held_out else ("train",)
 
     def train_dataloader(self) -> LazyLoader:
-        return LazyLoader(super().train_dataloader())
+        return LazyLoader(super().train_dataloader(), self.recipe.accumulate)
 
     def val_dataloader(self) -> list[Any]:
-        loaders = [self.train_eval_dataloader()]
+        loaders: list[Any] = [self.train_eval_dataloader()]
         if "val" in self.eval_names:
             loaders.insert(0, super().val_dataloader())
         return loaders
