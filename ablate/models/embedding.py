@@ -22,6 +22,7 @@ class TokenEmbedding(nn.Module):
         kernel_size: side of the convolution.
         stride: down-sampling.
         act: activation inside the residual block.
+        bn_eps: epsilon of the BatchNorms inside the residual block.
 
     Raises:
         ModelError: a residual block with an even kernel, whose two paths would differ in size.
@@ -31,7 +32,15 @@ class TokenEmbedding(nn.Module):
     """
 
     def __init__(
-        self, in_width: int, width: int, *, embed: str, kernel_size: int, stride: int, act: str
+        self,
+        in_width: int,
+        width: int,
+        *,
+        embed: str,
+        kernel_size: int,
+        stride: int,
+        act: str,
+        bn_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
@@ -40,7 +49,7 @@ class TokenEmbedding(nn.Module):
         self.proj: nn.Module
         if embed == "residual":
             self.padding = kernel_size // 2
-            self.proj = ResidualEmbedding(in_width, width, kernel_size, stride, act)
+            self.proj = ResidualEmbedding(in_width, width, kernel_size, stride, act, bn_eps)
         else:
             self.proj = nn.Conv2d(in_width, width, kernel_size, stride, self.padding)
         self.norm = LayerNorm2d(width, eps=EMBED_EPS)
@@ -66,7 +75,15 @@ class ResidualEmbedding(nn.Module):
     Source: ATC, Table 2 and 5 (the counts of ATC(Res) fit this reading to the last digit).
     """
 
-    def __init__(self, in_width: int, width: int, kernel_size: int, stride: int, act: str) -> None:
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        kernel_size: int,
+        stride: int,
+        act: str,
+        bn_eps: float,
+    ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ModelError(
@@ -75,12 +92,12 @@ class ResidualEmbedding(nn.Module):
             )
         padding = kernel_size // 2
         self.conv1 = nn.Conv2d(in_width, in_width, kernel_size, 1, padding, bias=False)
-        self.norm1 = nn.BatchNorm2d(in_width)
+        self.norm1 = nn.BatchNorm2d(in_width, eps=bn_eps)
         self.act = activation(act)
         self.conv2 = nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = nn.BatchNorm2d(width, eps=bn_eps)
         self.shortcut = nn.Conv2d(in_width, width, 1, stride, bias=False)
-        self.shortcut_norm = nn.BatchNorm2d(width)
+        self.shortcut_norm = nn.BatchNorm2d(width, eps=bn_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_width, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))."""

@@ -168,8 +168,8 @@ class _Loader:
 
     def _placed(self, state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
         """What has a place in the network; the rest is dropped or, under strict, an error."""
-        strange = []
-        placed = {}
+        strange: list[str] = []
+        placed: dict[str, Tensor] = {}
         for name, tensor in state.items():
             key = places.get(name)
             if key is None:
