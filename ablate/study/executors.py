@@ -154,7 +154,7 @@ class _Slot:
             return self._pool.submit(fn, *args, **kwargs).result()
         except BrokenProcessPool as error:
             pid, self._pid = self._pid, None
-            self.close(wait=False)
+            self.close(wait=True)  # until it is really gone, and its owner file stale
             raise WorkerDied(f"worker process {pid or '(starting)'} died") from error
 
     def _start(self) -> None:
