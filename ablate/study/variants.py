@@ -156,9 +156,13 @@ class Builder:
         arch = _told(place, "model", lambda: expand(model))
         arch = self._apply(arch, own, shapes=True)
         arch = self._apply_options(arch)
-        arch = self._apply(arch, own, shapes=False)
-        last = next(reversed(own.values()), _Setting(value=model, place=place, label="model"))
-        return _told(last.place, last.label, lambda: canonical(arch))
+        changed = self._apply(arch, own, shapes=False)
+        try:
+            return canonical(changed)
+        except AblateError:
+            _told(place, "model", lambda: canonical(arch))  # its own mistake, if it is one
+            last = list(own.values())[-1]
+            return _told(last.place, last.label, lambda: canonical(changed))
 
     def _model(self, settings: Mapping[str, _Setting]) -> tuple[str, str]:
         if "model" in settings:

@@ -1,0 +1,425 @@
+"""Before anything trains: what each variant costs, how long it takes, whether the comparison is
+fair, and what it can detect.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate.config import DataConfig, TrialConfig
+from ablate.errors import AblateError, ConfigError, DataError, StudyError, unknown
+from ablate.study.plan_table import plan_columns, plan_notes, plan_rows
+from ablate.study.power import minimum_detectable_effect
+from ablate.study.spec import Study
+from ablate.study.variants import Variant
+
+if TYPE_CHECKING:
+    from ablate.cost import Cost
+    from ablate.data import DatasetInfo
+    from ablate.study.built import Built
+    from ablate.study.probe import Case, Speed
+
+PROBES = ("some", "all", "none")
+_TOLERANCE = 0.05
+"""Relative difference of params or MACs that needs no warning where the study matches none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedVariant:
+    """One variant, before it is trained.
+
+    Args:
+        name, variant, arch: as in the study; `variant` holds the levels.
+        baseline: whether it is what the others are compared with.
+        params, trainable, macs: of the network with this data's classes and image size.
+        params_change, macs_change: relative to the baseline.
+        uncounted_ops: operators without a formula, with their calls; never silently zero.
+        memory_bytes: estimate for a training step on one device.
+        seconds: one trial takes, or None where no time was probed.
+        seconds_from: "probe", "fit" or "none".
+        raw_arch, raw_params, raw_macs, matched: before it was resized to the baseline's budget,
+            and how it was; None and "" where it was not.
+        warnings: what differs from the baseline beside the factor.
+    """
+
+    name: str
+    variant: Mapping[str, Any]
+    arch: str
+    baseline: bool
+    params: int
+    trainable: int
+    macs: int
+    params_change: float
+    macs_change: float
+    uncounted_ops: Mapping[str, int]
+    memory_bytes: int
+    seconds: float | None
+    seconds_from: str
+    raw_arch: str | None
+    raw_params: int | None
+    raw_macs: int | None
+    matched: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """One trial: its status is done, running, started, failed or missing."""
+
+    key: str
+    seed: int
+    variant: Mapping[str, Any]
+    variant_name: str
+    arch: str
+    status: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detectable:
+    """What the study's seeds can show, by the two-sample t-test.
+
+    Args:
+        sd: standard deviation between seeds, in points of top-1; None where nothing is known.
+        source: where it is from.
+        seeds: of each variant.
+        alpha, power: of the statement.
+        comparisons: variants compared with the baseline; Holm's first step divides alpha by it.
+        effect: smallest true difference found, in points (in standard deviations where `sd` is
+            None); infinite with one seed.
+        effect_alone: the same for a single comparison.
+    """
+
+    sd: float | None
+    source: str
+    seeds: int
+    alpha: float
+    power: float
+    comparisons: int
+    effect: float
+    effect_alone: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study, before it is trained.
+
+    Args:
+        study, profile, design: of the study.
+        variants, trials: each of them.
+        device: what the times are for; "" where none were probed.
+        probes: timed networks.
+        device_hours: of all trials; None where a time is missing.
+        device_hours_left: of those that are not done.
+        workers: trials at once.
+        detectable: what the seeds can show.
+        remarks: what the reader should know, such as missing data.
+    """
+
+    study: str
+    profile: str | None
+    design: str
+    variants: tuple[PlannedVariant, ...]
+    trials: tuple[PlannedTrial, ...]
+    device: str
+    probes: int
+    device_hours: float | None
+    device_hours_left: float | None
+    workers: int
+    detectable: Detectable
+    remarks: tuple[str, ...]
+
+    @property
+    def hours_left(self) -> float | None:
+        """Expected hours until all is trained, with `workers` trials at once.
+
+        On one CPU or GPU trials at once share it, so that this is a lower bound.
+        """
+        left = self.device_hours_left
+        return None if left is None else left / self.workers
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows of text, one row a variant."""
+        return plan_columns(self), plan_rows(self)
+
+    def notes(self) -> list[str]:
+        """Sentences under the table: footnotes, time, what can be detected, remarks."""
+        return plan_notes(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is infinite or not known is null."""
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def plan(
+    study: Study,
+    *,
+    runs: str | Path = "runs",
+    results: str | Path = "results",
+    probe: str = "some",
+    device: str = "auto",
+    workers: int = 1,
+    tolerance: float | None = None,
+) -> Plan:
+    """Build every variant on the meta device, and say what the study costs and can show.
+
+    Trains nothing and writes nothing. Where the data is not there, costs are told all the same,
+    with the classes that its name stands for, and a note says so.
+
+    Args:
+        study: as loaded.
+        runs, results: where trials that are done are looked up.
+        probe: "some": at most five networks are timed and the others fitted; "all"; "none".
+        device: where the probes run: "auto", "cpu", "cuda" ...
+        workers: trials at once, for the expected time.
+        tolerance: relative difference of params and MACs that needs no warning (default: the
+            study's `match`, else 5%).
+
+    Raises:
+        AblateError: a variant that cannot be built, a budget that cannot be matched, ...
+    """
+    if probe not in PROBES:
+        raise ConfigError(unknown("probe", probe, PROBES))
+    study, infos, remarks = _with_data(study)
+    built = _built(study)
+    speeds, place, probes = _speeds(study, built, probe if infos else "none", device)
+    statuses = _statuses(study, runs, results)
+    limit = tolerance if tolerance is not None else _default_tolerance(study)
+    variants = tuple(
+        _planned(study, variant, built, speeds, infos, limit) for variant in study.variants
+    )
+    seconds = {variant.name: variant.seconds for variant in variants}
+    trials = tuple(
+        PlannedTrial(
+            key=trial.key, seed=trial.seed, variant=variant.levels, variant_name=variant.name,
+            arch=trial.arch, status=statuses.get(trial.key, "missing"),
+            seconds=seconds[variant.name],
+        )
+        for variant, trial in study.cells
+    )  # fmt: skip
+    return Plan(
+        study=study.name, profile=study.profile, design=study.design, variants=variants,
+        trials=trials, device=place, probes=probes,
+        device_hours=_hours(trials), detectable=_detectable(study, runs, results),
+        workers=workers,
+        device_hours_left=_hours([t for t in trials if t.status != "done"]),
+        remarks=tuple(remarks),
+    )  # fmt: skip
+
+
+def check(study: Study) -> None:
+    """Build every network of a study on the meta device: what cannot be built is told now.
+
+    Raises:
+        AblateError: a network that is unknown or does not take the images, or a budget that
+            cannot be matched.
+    """
+    import torch
+
+    from ablate.models import create_model
+
+    for variant in study.variants:
+        arch, size, classes = _network(study, variant.arch, variant.data)
+        try:
+            with torch.device("meta"):
+                create_model(arch, num_classes=classes, image_size=size)
+        except AblateError as error:
+            raise StudyError(f"{study.path}: variant {variant.name!r}: {error}") from error
+
+
+def _with_data(study: Study) -> tuple[Study, dict[DataConfig, DatasetInfo], list[str]]:
+    """The study with its data resolved, as far as it is there, and what is known of the data."""
+    from ablate.data import resolve
+
+    resolved: dict[DataConfig, DataConfig] = {}
+    infos: dict[DataConfig, DatasetInfo] = {}
+    notes = []
+    for asked in dict.fromkeys(variant.data for variant in study.raw):
+        try:
+            found, info = resolve(asked.model_copy(update={"download": False}))
+        except DataError as error:
+            assumed = study.num_classes(asked)
+            first = str(error).splitlines()[0]
+            notes.append(
+                f"data is not there, so times are left out, keys are not final and costs assume "
+                f"{assumed} classes: {first}"
+            )
+            continue
+        found = found.model_copy(update={"download": asked.download})
+        resolved[asked] = found
+        infos[found] = info
+    classes = {info.name: info.num_classes for info in infos.values()}
+    return study.with_data(resolved, classes), infos, list(dict.fromkeys(notes))
+
+
+def _network(study: Study, arch: str, data: DataConfig) -> tuple[str, int, int]:
+    return arch, data.image_size, study.num_classes(data)
+
+
+def _built(study: Study) -> dict[tuple[str, int, int], Built]:
+    """Every network of the study, those before matching included."""
+    from ablate.study.built import build_all
+
+    networks = [
+        _network(study, arch, variant.data)
+        for variant in study.variants
+        for arch in dict.fromkeys((variant.arch, variant.raw_arch))
+    ]
+    try:
+        return build_all(networks, plugins=study.plugins, processes=os.cpu_count() or 1)
+    except AblateError as error:
+        raise StudyError(f"{study.path}: {error}") from error
+
+
+def _default_tolerance(study: Study) -> float:
+    return study.match.tolerance if study.match else _TOLERANCE
+
+
+def _speeds(
+    study: Study, built: Mapping[tuple[str, int, int], Built], probe: str, device: str
+) -> tuple[dict[str, Speed | None], str, int]:
+    """The speed of each variant by name, the device that it holds for, and how many were timed."""
+    if probe == "none":
+        return dict.fromkeys((variant.name for variant in study.variants), None), "", 0
+    from ablate.study.probe import FEW, choose_probes, fitted, measure
+    from ablate.training.devices import choose
+
+    cases = {variant.name: _case(study, variant, built) for variant in study.variants}
+    chosen = choose_probes(list(cases.values()), FEW if probe == "some" else len(cases))
+    probes = {case.same: (case, measure(case, device=device)) for case in chosen}
+    place = choose(device, study.baseline.train.model_copy(update={"devices": 1}))
+    speeds = {name: fitted(probes, case) for name, case in cases.items()}
+    return speeds, place.name, len(probes)
+
+
+def _case(study: Study, variant: Variant, built: Mapping[tuple[str, int, int], Built]) -> Case:
+    from ablate.study.probe import Case
+
+    network = _network(study, variant.arch, variant.data)
+    arch, size, classes = network
+    return Case(
+        arch=arch, image_size=size, num_classes=classes, train=variant.train, built=built[network]
+    )
+
+
+def _statuses(study: Study, runs: str | Path, results: str | Path) -> dict[str, str]:
+    from ablate.study.status import status
+
+    return {trial.key: trial.status for trial in status(study, runs=runs, results=results).trials}
+
+
+def _planned(
+    study: Study,
+    variant: Variant,
+    built: Mapping[tuple[str, int, int], Built],
+    speeds: Mapping[str, Speed | None],
+    infos: Mapping[DataConfig, DatasetInfo],
+    tolerance: float,
+) -> PlannedVariant:
+    from ablate.study.confounds import Side, confounds
+
+    base = study.baseline
+    ours = built[_network(study, variant.arch, variant.data)]
+    theirs = built[_network(study, base.arch, base.data)]
+    raw = built[_network(study, variant.raw_arch, variant.data)].cost if variant.matched else None
+    speed = speeds[variant.name]
+    info = infos.get(variant.data)
+    seconds = trial_seconds(variant.trials[0], info, speed) if info and speed else None
+    sides = Side(variant=variant, built=ours), Side(variant=base, built=theirs)
+    return PlannedVariant(
+        name=variant.name, variant=variant.levels, arch=variant.arch, baseline=variant is base,
+        params=ours.cost.params, trainable=ours.cost.trainable, macs=ours.cost.macs,
+        params_change=_change(ours.cost, theirs.cost, "params"),
+        macs_change=_change(ours.cost, theirs.cost, "macs"),
+        uncounted_ops=dict(ours.cost.uncounted_ops),
+        memory_bytes=ours.training_bytes(variant.train), seconds=seconds,
+        seconds_from="none" if seconds is None or not speed else _source(speed),
+        raw_arch=variant.raw_arch if raw else None, raw_params=raw.params if raw else None,
+        raw_macs=raw.macs if raw else None, matched=variant.matched,
+        warnings=confounds(*sides, study.factors, tolerance=tolerance),
+    )  # fmt: skip
+
+
+def _source(speed: Speed) -> str:
+    return "probe" if speed.measured else "fit"
+
+
+def _change(ours: Cost, theirs: Cost, what: str) -> float:
+    before = getattr(theirs, what)
+    return (getattr(ours, what) - before) / before if before else 0.0
+
+
+def trial_seconds(trial: TrialConfig, info: DatasetInfo, speed: Speed) -> float:
+    """Expected seconds of a trial on one device: steps, evaluation each epoch, the test split.
+
+    Args:
+        trial: its recipe.
+        info: counts of images.
+        speed: seconds an image.
+    """
+    steps_per_epoch = math.ceil(info.train_images / trial.train.batch_size)
+    steps, epochs = trial.train.max_steps, trial.train.epochs
+    if steps is None:
+        assert epochs is not None
+        steps = epochs * steps_per_epoch
+    else:
+        epochs = math.ceil(steps / steps_per_epoch)
+    images = steps * min(trial.train.batch_size, info.train_images)
+    evaluated = info.val_images + min(trial.data.eval_subset, info.train_images)
+    return images * speed.train + (epochs * evaluated + info.test_images) * speed.evaluate
+
+
+def _hours(trials: Sequence[PlannedTrial]) -> float | None:
+    """Device-hours: images are counted over all devices, so their number does not matter."""
+    known = [trial.seconds for trial in trials if trial.seconds is not None]
+    return sum(known) / 3600 if len(known) == len(trials) else None
+
+
+def _detectable(study: Study, runs: str | Path, results: str | Path) -> Detectable:
+    sd, source = study.sd, "given in the study (sd)"
+    if sd is None:
+        sd, source = _piloted(study, runs, results)
+    comparisons = max(1, len(study.variants) - 1)
+    seeds = len(study.seeds)
+
+    def effect(comparisons: int) -> float:
+        return minimum_detectable_effect(
+            sd or 1.0, seeds, alpha=study.alpha, power=study.power, comparisons=comparisons
+        )
+
+    return Detectable(
+        sd=sd, source=source, seeds=seeds, alpha=study.alpha, power=study.power,
+        comparisons=comparisons, effect=effect(comparisons), effect_alone=effect(1),
+    )  # fmt: skip
+
+
+def _piloted(study: Study, runs: str | Path, results: str | Path) -> tuple[float | None, str]:
+    """The deviation between seeds in finished trials, pooled over variants."""
+    from ablate.study.store import load_results
+
+    rows = load_results(study, results, runs)
+    top1 = rows[rows["status"] == "done"].groupby("variant_name")["top1"]
+    counts, variances = top1.count(), top1.var(ddof=1)
+    freedom = (counts - 1).clip(lower=0)
+    total = int(freedom.sum())
+    pooled = float((variances.fillna(0.0) * freedom).sum() / total) if total else 0.0
+    if pooled <= 0:
+        return None, "no deviation known: effects are in standard deviations (set sd:, or pilot)"
+    trials = int(counts.sum())
+    return math.sqrt(pooled), f"piloted: {trials} finished trials, {total} degrees of freedom"
