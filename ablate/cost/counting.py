@@ -129,13 +129,13 @@ def profile(
         from ablate.cost.second_opinion import profile_with_fvcore
 
         return profile_with_fvcore(model, image_size, num_classes, in_chans, options)
-    network, arch, size = _on_shapes(model, image_size, num_classes, in_chans, options)
+    network, arch, size = on_shapes(model, image_size, num_classes, in_chans, options)
     parts = partition(network)
     calls = trace(network, parts, image_size=size, in_chans=in_chans)
     return summarize(network, arch, size, parts, calls)
 
 
-def _on_shapes(
+def on_shapes(
     model: str | nn.Module,
     image_size: Size | None,
     num_classes: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -172,23 +172,22 @@ def _attributed(parts: Sequence[Part], inside: list[int]) -> Iterator[None]:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a network that has shapes but no values; the weights are not copied.
+    """A copy of a network that has shapes but no values; the weights are not copied."""
+    return twin(model, lambda tensor: torch.empty_like(tensor, device="meta"))
 
-    Tensors that are neither parameters nor buffers become meta tensors too.
-    """
+
+def twin(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of a network whose tensors are replaced, also those that are no parameters."""
     # deepcopy takes what stands in its memo for the copy, so no weight is ever duplicated.
     memo: dict[int, Any] = {}
     for tensor in _tensors(model):
-        if id(tensor) not in memo:
-            empty = torch.empty_like(tensor, device="meta")
-            memo[id(tensor)] = (
-                nn.Parameter(empty, requires_grad=tensor.requires_grad)
-                if isinstance(tensor, nn.Parameter)
-                else empty
-            )
-    twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
+        other = replace(tensor)
+        if isinstance(tensor, nn.Parameter):
+            other = nn.Parameter(other, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = other
+    copied = copy.deepcopy(model, memo)
+    for module in copied.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
-                setattr(module, name, value.to("meta"))
-    return twin
+                setattr(module, name, replace(value))
+    return copied
