@@ -12,9 +12,11 @@ import pytest
 
 from ablate.config import TrainConfig, TrialConfig
 from ablate.cost import profile
+from ablate.cost.memory import training_memory
 from ablate.errors import AblateError, ConfigError
 from ablate.study.built import build, build_all
-from ablate.study.plan import Plan, check, plan, trial_seconds
+from ablate.study.expected import trial_seconds
+from ablate.study.plan import Plan, check, plan
 from ablate.study.plan_table import plan_columns, plan_footnotes, plan_rows
 from ablate.study.power import minimum_detectable_effect
 from ablate.study.probe import Case, Speed, choose_probes, fitted, measure
@@ -185,6 +187,15 @@ def test_memory_counts_weights_gradients_states_and_activations() -> None:
     assert built.training_bytes(TrainConfig(batch_size=64, precision="bf16")) < (
         built.training_bytes(TrainConfig(batch_size=64))
     )
+
+
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 0.05), ("bf16", 0.15)])
+def test_memory_agrees_with_a_step_that_is_followed_through(precision: str, close: float) -> None:
+    arch = "F1x16-F1x32@stem_stride=2"
+    train = TrainConfig(batch_size=64, precision=precision)  # type: ignore[arg-type]
+    followed = training_memory(arch, 64, precision, image_size=32, num_classes=10)
+    estimated = build(arch, image_size=32, num_classes=10).training_bytes(train)
+    assert estimated == pytest.approx(followed, rel=close)
 
 
 def test_activations_are_what_autograd_keeps() -> None:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablate.config import TrainConfig
 from ablate.cost import Cost, profile
+from ablate.cost.memory import STATES
 from ablate.models import create_model
 from ablate.study.plugins import import_plugins
 from ablate.training.recipe import decayed
@@ -27,9 +28,8 @@ Network = tuple[str, int, int]
 _MANY = 40
 """Networks from which on starting processes pays."""
 _BYTES = 4
-_STATES = {"adamw": 2, "sgd": 1}
-_AUTOCAST = 0.6
-"""Share of fp32 activations under autocast: halves, but norms and softmax stay in fp32."""
+_AUTOCAST = 0.55
+"""Share of fp32 activations under autocast: halves, but some norms and softmax stay in fp32."""
 _BATCH = 2
 
 
@@ -53,9 +53,10 @@ class Built:
 
     def training_bytes(self, train: TrainConfig) -> int:
         """Estimated memory of a training step on one device: weights, gradients, optimizer,
-        averaged weights, activations of a micro-batch. Without workspace and allocator's waste.
+        averaged weights, activations of a micro-batch. One forward pass tells it for every batch
+        size; `ablate.cost.memory.training_memory` follows a whole step and takes as much longer.
         """
-        copies = 2 + _STATES[train.optimizer] + (1 if train.ema_decay else 0)
+        copies = 2 + STATES[train.optimizer] + (1 if train.ema_decay else 0)
         mixed = train.precision != "fp32"
         images = train.batch_size // (train.accumulate * train.devices)
         activations = self.activation_bytes * images * (_AUTOCAST if mixed else 1.0)

@@ -9,20 +9,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ablate.config import DataConfig, TrialConfig
+import torch
+
+from ablate.config import DataConfig
+from ablate.cost import Cost
+from ablate.data import DatasetInfo, resolve
 from ablate.errors import AblateError, ConfigError, DataError, StudyError, unknown
+from ablate.models import create_model
+from ablate.study.built import Built, Network, build_all
+from ablate.study.confounds import Side, confounds
+from ablate.study.detectable import Detectable, detectable
+from ablate.study.expected import expected_speeds, network_of, trial_seconds
 from ablate.study.plan_table import plan_columns, plan_notes, plan_rows
-from ablate.study.power import minimum_detectable_effect
+from ablate.study.probe import Speed
 from ablate.study.spec import Study
+from ablate.study.status import status
 from ablate.study.variants import Variant
-
-if TYPE_CHECKING:
-    from ablate.cost import Cost
-    from ablate.data import DatasetInfo
-    from ablate.study.built import Built
-    from ablate.study.probe import Case, Speed
 
 PROBES = ("some", "all", "none")
 _TOLERANCE = 0.05
@@ -78,31 +82,6 @@ class PlannedTrial:
     arch: str
     status: str
     seconds: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detectable:
-    """What the study's seeds can show, by the two-sample t-test.
-
-    Args:
-        sd: standard deviation between seeds, in points of top-1; None where nothing is known.
-        source: where it is from.
-        seeds: of each variant.
-        alpha, power: of the statement.
-        comparisons: variants compared with the baseline; Holm's first step divides alpha by it.
-        effect: smallest true difference found, in points (in standard deviations where `sd` is
-            None); infinite with one seed.
-        effect_alone: the same for a single comparison.
-    """
-
-    sd: float | None
-    source: str
-    seeds: int
-    alpha: float
-    power: float
-    comparisons: int
-    effect: float
-    effect_alone: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +177,7 @@ def plan(
         raise ConfigError(unknown("probe", probe, PROBES))
     study, infos, remarks = _with_data(study)
     built = _built(study)
-    speeds, place, probes = _speeds(study, built, probe if infos else "none", device)
+    speeds, place, probes = expected_speeds(study, built, probe if infos else "none", device)
     statuses = _statuses(study, runs, results)
     limit = tolerance if tolerance is not None else _default_tolerance(study)
     variants = tuple(
@@ -216,7 +195,7 @@ def plan(
     return Plan(
         study=study.name, profile=study.profile, design=study.design, variants=variants,
         trials=trials, device=place, probes=probes,
-        device_hours=_hours(trials), detectable=_detectable(study, runs, results),
+        device_hours=_hours(trials), detectable=detectable(study, runs, results),
         workers=workers,
         device_hours_left=_hours([t for t in trials if t.status != "done"]),
         remarks=tuple(remarks),
@@ -230,12 +209,8 @@ def check(study: Study) -> None:
         AblateError: a network that is unknown or does not take the images, or a budget that
             cannot be matched.
     """
-    import torch
-
-    from ablate.models import create_model
-
     for variant in study.variants:
-        arch, size, classes = _network(study, variant.arch, variant.data)
+        arch, size, classes = network_of(study, variant.arch, variant.data)
         try:
             with torch.device("meta"):
                 create_model(arch, num_classes=classes, image_size=size)
@@ -245,8 +220,6 @@ def check(study: Study) -> None:
 
 def _with_data(study: Study) -> tuple[Study, dict[DataConfig, DatasetInfo], list[str]]:
     """The study with its data resolved, as far as it is there, and what is known of the data."""
-    from ablate.data import resolve
-
     resolved: dict[DataConfig, DataConfig] = {}
     infos: dict[DataConfig, DatasetInfo] = {}
     notes = []
@@ -268,16 +241,10 @@ def _with_data(study: Study) -> tuple[Study, dict[DataConfig, DatasetInfo], list
     return study.with_data(resolved, classes), infos, list(dict.fromkeys(notes))
 
 
-def _network(study: Study, arch: str, data: DataConfig) -> tuple[str, int, int]:
-    return arch, data.image_size, study.num_classes(data)
-
-
-def _built(study: Study) -> dict[tuple[str, int, int], Built]:
+def _built(study: Study) -> dict[Network, Built]:
     """Every network of the study, those before matching included."""
-    from ablate.study.built import build_all
-
     networks = [
-        _network(study, arch, variant.data)
+        network_of(study, arch, variant.data)
         for variant in study.variants
         for arch in dict.fromkeys((variant.arch, variant.raw_arch))
     ]
@@ -291,53 +258,22 @@ def _default_tolerance(study: Study) -> float:
     return study.match.tolerance if study.match else _TOLERANCE
 
 
-def _speeds(
-    study: Study, built: Mapping[tuple[str, int, int], Built], probe: str, device: str
-) -> tuple[dict[str, Speed | None], str, int]:
-    """The speed of each variant by name, the device that it holds for, and how many were timed."""
-    if probe == "none":
-        return dict.fromkeys((variant.name for variant in study.variants), None), "", 0
-    from ablate.study.probe import FEW, choose_probes, fitted, measure
-    from ablate.training.devices import choose
-
-    cases = {variant.name: _case(study, variant, built) for variant in study.variants}
-    chosen = choose_probes(list(cases.values()), FEW if probe == "some" else len(cases))
-    probes = {case.same: (case, measure(case, device=device)) for case in chosen}
-    place = choose(device, study.baseline.train.model_copy(update={"devices": 1}))
-    speeds = {name: fitted(probes, case) for name, case in cases.items()}
-    return speeds, place.name, len(probes)
-
-
-def _case(study: Study, variant: Variant, built: Mapping[tuple[str, int, int], Built]) -> Case:
-    from ablate.study.probe import Case
-
-    network = _network(study, variant.arch, variant.data)
-    arch, size, classes = network
-    return Case(
-        arch=arch, image_size=size, num_classes=classes, train=variant.train, built=built[network]
-    )
-
-
 def _statuses(study: Study, runs: str | Path, results: str | Path) -> dict[str, str]:
-    from ablate.study.status import status
-
     return {trial.key: trial.status for trial in status(study, runs=runs, results=results).trials}
 
 
 def _planned(
     study: Study,
     variant: Variant,
-    built: Mapping[tuple[str, int, int], Built],
+    built: Mapping[Network, Built],
     speeds: Mapping[str, Speed | None],
     infos: Mapping[DataConfig, DatasetInfo],
     tolerance: float,
 ) -> PlannedVariant:
-    from ablate.study.confounds import Side, confounds
-
     base = study.baseline
-    ours = built[_network(study, variant.arch, variant.data)]
-    theirs = built[_network(study, base.arch, base.data)]
-    raw = built[_network(study, variant.raw_arch, variant.data)].cost if variant.matched else None
+    ours = built[network_of(study, variant.arch, variant.data)]
+    theirs = built[network_of(study, base.arch, base.data)]
+    raw = built[network_of(study, variant.raw_arch, variant.data)].cost if variant.matched else None
     speed = speeds[variant.name]
     info = infos.get(variant.data)
     seconds = trial_seconds(variant.trials[0], info, speed) if info and speed else None
@@ -365,61 +301,7 @@ def _change(ours: Cost, theirs: Cost, what: str) -> float:
     return (getattr(ours, what) - before) / before if before else 0.0
 
 
-def trial_seconds(trial: TrialConfig, info: DatasetInfo, speed: Speed) -> float:
-    """Expected seconds of a trial on one device: steps, evaluation each epoch, the test split.
-
-    Args:
-        trial: its recipe.
-        info: counts of images.
-        speed: seconds an image.
-    """
-    steps_per_epoch = math.ceil(info.train_images / trial.train.batch_size)
-    steps, epochs = trial.train.max_steps, trial.train.epochs
-    if steps is None:
-        assert epochs is not None
-        steps = epochs * steps_per_epoch
-    else:
-        epochs = math.ceil(steps / steps_per_epoch)
-    images = steps * min(trial.train.batch_size, info.train_images)
-    evaluated = info.val_images + min(trial.data.eval_subset, info.train_images)
-    return images * speed.train + (epochs * evaluated + info.test_images) * speed.evaluate
-
-
 def _hours(trials: Sequence[PlannedTrial]) -> float | None:
     """Device-hours: images are counted over all devices, so their number does not matter."""
     known = [trial.seconds for trial in trials if trial.seconds is not None]
     return sum(known) / 3600 if len(known) == len(trials) else None
-
-
-def _detectable(study: Study, runs: str | Path, results: str | Path) -> Detectable:
-    sd, source = study.sd, "given in the study (sd)"
-    if sd is None:
-        sd, source = _piloted(study, runs, results)
-    comparisons = max(1, len(study.variants) - 1)
-    seeds = len(study.seeds)
-
-    def effect(comparisons: int) -> float:
-        return minimum_detectable_effect(
-            sd or 1.0, seeds, alpha=study.alpha, power=study.power, comparisons=comparisons
-        )
-
-    return Detectable(
-        sd=sd, source=source, seeds=seeds, alpha=study.alpha, power=study.power,
-        comparisons=comparisons, effect=effect(comparisons), effect_alone=effect(1),
-    )  # fmt: skip
-
-
-def _piloted(study: Study, runs: str | Path, results: str | Path) -> tuple[float | None, str]:
-    """The deviation between seeds in finished trials, pooled over variants."""
-    from ablate.study.store import load_results
-
-    rows = load_results(study, results, runs)
-    top1 = rows[rows["status"] == "done"].groupby("variant_name")["top1"]
-    counts, variances = top1.count(), top1.var(ddof=1)
-    freedom = (counts - 1).clip(lower=0)
-    total = int(freedom.sum())
-    pooled = float((variances.fillna(0.0) * freedom).sum() / total) if total else 0.0
-    if pooled <= 0:
-        return None, "no deviation known: effects are in standard deviations (set sd:, or pilot)"
-    trials = int(counts.sum())
-    return math.sqrt(pooled), f"piloted: {trials} finished trials, {total} degrees of freedom"

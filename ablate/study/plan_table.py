@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ablate.study.plan import Detectable, Plan, PlannedVariant
+    from ablate.study.plan import Plan, PlannedVariant
 
 COLUMNS = ("variant", "params", "MACs", "against baseline", "memory", "a trial", "warnings")
 
@@ -59,9 +58,8 @@ def _time(variant: PlannedVariant) -> str:
 def plan_notes(plan: Plan) -> list[str]:
     """Lines under the table: footnotes, time, what can be detected, remarks."""
     footnotes = [f"[{index}] {text}" for index, text in enumerate(plan_footnotes(plan), 1)]
-    detectable = detectable_sentence(plan.detectable)
     times = [text] if (text := _time_sentence(plan)) else []
-    return [*footnotes, _count_sentence(plan), *times, detectable, *plan.remarks]
+    return [*footnotes, _count_sentence(plan), *times, str(plan.detectable), *plan.remarks]
 
 
 def _count_sentence(plan: Plan) -> str:
@@ -86,19 +84,6 @@ def _time_sentence(plan: Plan) -> str:
         f"Expected time on one {plan.device}: {seconds_text(plan.device_hours * 3600)} for all "
         f"trials, {seconds_text(plan.device_hours_left * 3600)} for those not done{at_once} "
         f"(from {timed})."
-    )
-
-
-def detectable_sentence(found: Detectable) -> str:
-    """What the seeds can show."""
-    if math.isinf(found.effect):
-        return "One seed shows no deviation: nothing can be detected; use seeds: 2 or more."
-    unit = "points" if found.sd is not None else "standard deviations"
-    deviation = f"sd {found.sd:.2f}, {found.source}" if found.sd is not None else found.source
-    alone = f" ({found.effect_alone:.1f} for a single comparison)" if found.comparisons > 1 else ""
-    return (
-        f"{found.power:.0%} power at alpha {found.alpha:g} for differences of {found.effect:.1f} "
-        f"{unit} from the baseline{alone}; {deviation}."
     )
 
 
