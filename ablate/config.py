@@ -72,7 +72,9 @@ class DataConfig(_Config):
     root: str | None = _execution(None, "folder of the images")
     download: bool = _execution(False, "fetch the dataset where torchvision can")
     cache: str | None = _execution(None, "folder of decoded arrays (default: user cache)")
-    workers: Natural = _execution(0, "decoding processes for large images")
+    workers: Natural | None = _execution(
+        None, "decoding processes for large images (default: one a core, at most 8)"
+    )
 
     def identity(self) -> dict[str, Any]:
         """As for every config; a fingerprint stands for the name, which is only its label."""

@@ -75,6 +75,7 @@ class Loader:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
+        # A generator: Lightning opens the first pass before it says which epoch it is.
         if self.clock is not None:
             self.clock.step = 0
-        return self.fetcher.fetch(self.plan.batches())
+        yield from self.fetcher.fetch(self.plan.batches())

@@ -82,18 +82,6 @@ class DataModule(pl.LightningDataModule):
             return Share(torch.distributed.get_rank(), torch.distributed.get_world_size())
         return Share()
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Images of one batch, over all processes."""
-        size = self.recipe.batch_size // self.recipe.accumulate
-        if size % self.share.world:
-            raise ConfigError(
-                f"train.batch_size / accumulate must be divisible by the number of processes, "
-                f"but got batch_size={self.recipe.batch_size}, "
-                f"accumulate={self.recipe.accumulate}, processes={self.share.world}"
-            )
-        return size
-
     def prepare_data(self) -> None:
         """Check the dataset, and decode small images into the cache. Called on one process."""
         assert self.info  # raises DataError where something is wrong
@@ -109,17 +97,28 @@ class DataModule(pl.LightningDataModule):
         """The training split, shuffled anew in every epoch; the last partial batch is dropped."""
         plan = TrainPlan(
             indices=self._splits.train,
-            batch_size=self.micro_batch_size,
+            step_size=self.recipe.batch_size,
             clock=self.clock,
             share=self.share,
+            accumulate=self.recipe.accumulate,
             repeats=self.recipe.repeated_augmentation,
         )
-        if len(plan.indices) < self.share.world:
-            raise DataError(
-                f"{self.info.name} has {len(plan.indices)} training images, fewer than the "
-                f"{self.share.world} processes"
-            )
+        self._check_step(plan)
         return Loader(plan, self._fetcher("train", augmented=True), self.clock)
+
+    def _check_step(self, plan: TrainPlan) -> None:
+        world, recipe = self.share.world, self.recipe
+        if recipe.batch_size % (world * recipe.accumulate):
+            raise ConfigError(
+                f"train.batch_size must be divisible by processes x accumulate, but got "
+                f"batch_size={recipe.batch_size}, processes={world}, "
+                f"accumulate={recipe.accumulate}"
+            )
+        if not plan.batch_size:
+            raise DataError(
+                f"{self.info.name} has {len(plan.indices)} training images, fewer than "
+                f"processes x accumulate = {world} x {recipe.accumulate}"
+            )
 
     def train_eval_dataloader(self) -> Loader:
         """The fixed subset of the training split, without augmentation."""
@@ -191,7 +190,7 @@ class DataModule(pl.LightningDataModule):
         return DecodingFetcher(images, transform, self.clock, self.data.workers)
 
     def _eval_loader(self, part: Part, indices: Indices) -> Loader:
-        size = self.micro_batch_size
+        size = max(self.recipe.batch_size // self.recipe.accumulate, self.share.world)
         if self._decoded_once:
             size = max(size, SMALL_EVAL_BATCH)
         return Loader(EvalPlan(indices, size, self.share), self._fetcher(part))

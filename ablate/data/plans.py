@@ -40,8 +40,8 @@ class Plan(Protocol):
 class TrainPlan:
     """Shuffled global batches of one size, anew in every epoch.
 
-    An incomplete last batch is dropped, unless the split is smaller than one batch: then the
-    whole split is the only batch (cut to a multiple of the processes).
+    The images of an incomplete last step are dropped, unless the split is smaller than one step:
+    then it is the only step (cut to a multiple of processes and micro-batches).
 
     With repeated augmentation an epoch has as many images as without, but only 1 / repeats of
     them, each `repeats` times in one batch (arXiv 1901.09335, as DeiT uses it); copies of an
@@ -49,25 +49,33 @@ class TrainPlan:
 
     Args:
         indices: images of the split.
-        batch_size: images of a global batch.
+        step_size: images of an optimizer's step, over all processes.
         clock: seed and epoch of the shuffle.
         share: of this process.
+        accumulate: batches of a step.
         repeats: views of an image.
     """
 
     indices: Indices
-    batch_size: int
+    step_size: int
     clock: Clock
     share: Share
+    accumulate: int = 1
     repeats: int = 1
 
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch, over all processes; 0 where there are too few for one each."""
+        unit = self.share.world * self.accumulate
+        return min(self.step_size, len(self.indices)) // unit * self.share.world
+
     def __len__(self) -> int:
-        return max(len(self.indices) // self.batch_size, 1)
+        return max(len(self.indices) // self.step_size, 1) * self.accumulate
 
     def batches(self) -> Iterator[Planned]:
         """This process's part of each global batch of the clock's epoch."""
+        size = self.batch_size
         order = self.clock.rng("shuffle").permutation(self.indices)
-        size = min(self.batch_size, len(order) // self.share.world * self.share.world)
         order = order.repeat(self.repeats)[: len(self) * size]
         for start in range(0, len(order), size):
             batch = order[start : start + size]
