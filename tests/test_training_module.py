@@ -76,7 +76,7 @@ def test_warm_up_in_epochs_needs_a_loader_of_known_length():
     own = trainer(max_steps=2, max_epochs=-1)
     own.fit(create_module(network(), warmup_steps=1), stream, loader())
     assert own.global_step == 2
-    with pytest.raises(ConfigError, match="warmup_epochs=1.0 needs a loader of known length"):
+    with pytest.raises(ConfigError, match=r"warmup_epochs=1\.0 needs a loader of known length"):
         trainer(max_steps=2).fit(create_module(network(), warmup_epochs=1), stream, loader())
 
 
@@ -103,7 +103,7 @@ def test_mixed_targets_are_class_weights():
 
 
 def test_averaged_weights_are_evaluated_and_stay_when_fit_ends():
-    """decay d: the average after the first step is that step, then d x average + (1 - d) x weights."""
+    """The first step's weights, then decay x average + (1 - decay) x weights, step by step."""
     kept = []
 
     class Keep(pl.Callback):
@@ -161,7 +161,9 @@ def test_the_layer_is_the_first_to_fail_the_input_or_the_loss():
 
 
 @pytest.mark.parametrize(
-    "outcome", [Diverged(7, "stages.0"), Interrupted(3), TimedOut(1.5, 2)], ids=lambda o: type(o).__name__
+    "outcome",
+    [Diverged(7, "stages.0"), Interrupted(3), TimedOut(1.5, 2)],
+    ids=lambda o: type(o).__name__,
 )
 def test_outcomes_travel_between_processes(outcome):
     copy = pickle.loads(pickle.dumps(outcome))

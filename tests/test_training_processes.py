@@ -18,7 +18,7 @@ RECIPE = {"epochs": 2, "batch_size": 32, "optimizer": "sgd", "lr": 0.05}
 
 def trial(**recipe):
     train = TrainConfig(**{**RECIPE, **recipe})
-    return TrialConfig(arch="E1x16(patch_size=8):T2x16(head_dim=8)", data=DATA, train=train)
+    return TrialConfig(arch="E1x16:T2x16(head_dim=8)@stem_stride=8", data=DATA, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,10 @@ def test_two_processes_train_as_one(tmp_path, both):
         assert getattr(result, metric) == pytest.approx(getattr(alone, metric), rel=1e-4), metric
     assert [row["epoch"] for row in told] == [1, 2]
     assert result.steps == alone.steps
-    with np.load(folder / "predictions.npz") as found, np.load(
-        tmp_path / "predictions.npz"
-    ) as expected:
+    with (
+        np.load(folder / "predictions.npz") as found,
+        np.load(tmp_path / "predictions.npz") as expected,
+    ):
         assert (found["label"] == expected["label"]).all()
         np.testing.assert_allclose(found["confidence"], expected["confidence"], atol=1e-4)
 

@@ -1,6 +1,7 @@
 """The recipe: which weights decay, which rate a step has, which settings are refused."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_warm_up_rises_to_the_peak_and_cosine_falls_to_the_minimum():
     assert factors[10] == pytest.approx(1.0)
     assert factors[55] == pytest.approx(0.1 + 0.9 * 0.5)
     assert factors[100] == pytest.approx(0.1)
-    assert all(before > after for before, after in zip(factors[10:], factors[11:], strict=False))
+    assert all(before > after for before, after in pairwise(factors[10:]))
 
 
 def test_linear_falls_in_a_straight_line_and_constant_stays():

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ablate.training.outcomes import Diverged, Interrupted, TimedOut
 
 if TYPE_CHECKING:
-    from ablate.training.session import fit
     from ablate.training.initial import resolve_init
     from ablate.training.module import ImageClassifier, create_module
+    from ablate.training.session import fit
 
 __all__ = [
     "Diverged",

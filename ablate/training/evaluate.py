@@ -15,7 +15,7 @@ from ablate import __version__
 from ablate.config import TrialConfig, TrialResult
 from ablate.training.checkpoint import write_file
 from ablate.training.devices import Place
-from ablate.training.initial import network_state
+from ablate.training.initial import load_into
 from ablate.training.loaders import TrialData
 from ablate.training.module import ImageClassifier
 from ablate.training.record import RunRecord
@@ -101,11 +101,10 @@ def top1_at(
     size: int, trial: TrialConfig, trainer: pl.Trainer, module: ImageClassifier, data: TrialData
 ) -> float:
     """Test top-1 of the same weights at another image size; position tables are resized."""
-    from ablate.models import create_model, load_weights
+    from ablate.models import create_model
 
     network = create_model(trial.arch, num_classes=data.num_classes, image_size=size)
-    state = network_state({"state_dict": module.state_dict()})
-    load_weights(network, state)
+    load_into(network, module.network.state_dict())
     classifier = ImageClassifier(network, trial.train)
     trainer.test(classifier, datamodule=data.at_size(size), verbose=False)
     return classifier.measured["test_top1"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ablate.config import TrainConfig
@@ -46,17 +48,32 @@ def load_initial(network: nn.Module, train: TrainConfig, runs: Path) -> Any:
     """
     if train.init_from is None:
         return None
-    from ablate.models import load_weights
-
     if _KEY.fullmatch(train.init_from):
-        return load_weights(network, _state_of_trial(train.init_from, runs))
+        return load_into(network, _state_of_trial(train.init_from, runs))
     found = _digest(train.init_from)
     if train.init_fingerprint not in (None, found):
         raise WeightsError(
             f"init_from={train.init_from!r} changed: its SHA-256 is {found}, "
             f"but the trial was made with {train.init_fingerprint}"
         )
-    return load_weights(network, train.init_from)
+    return load_into(network, _state_of_file(Path(train.init_from).expanduser()))
+
+
+def load_into(network: nn.Module, weights: Path | dict[str, Tensor]) -> Any:
+    """Load weights into a network of the grammar (any known layout) or a comparison row (its own).
+
+    Returns:
+        The report of `ablate.models.load_weights`; for a comparison row, torch's.
+    """
+    from ablate.models import Network, load_weights
+
+    if isinstance(network, Network):
+        return load_weights(network, weights)
+    state = torch.load(weights, weights_only=True) if isinstance(weights, Path) else weights
+    try:
+        return network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights do not fit {type(network).__name__}: {error}") from error
 
 
 def network_state(content: dict[str, Any]) -> dict[str, Tensor]:
@@ -74,6 +91,17 @@ def _state_of_trial(key: str, runs: Path) -> dict[str, Tensor]:
     if saved is None:
         raise WeightsError(f"init_from={key!r}: no whole checkpoint in {runs / key}")
     return network_state(saved.content)
+
+
+def _state_of_file(path: Path) -> Path | dict[str, Tensor]:
+    """The network's weights in a checkpoint of ours; any other file is left to its reader."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError):
+        return path
+    if not isinstance(content, dict) or "callbacks" not in content:
+        return path
+    return network_state(content)
 
 
 def _digest(name: str) -> str:

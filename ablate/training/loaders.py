@@ -38,10 +38,10 @@ class TrialData(DataModule):
         held_out = data.val_fraction > 0
         self.eval_names: tuple[str, ...] = ("val", "train") if held_out else ("train",)
 
-    def train_dataloader(self) -> LazyLoader:
+    def train_dataloader(self) -> Any:
         return LazyLoader(super().train_dataloader(), self.recipe.accumulate)
 
-    def val_dataloader(self) -> list[Any]:
+    def val_dataloader(self) -> Any:
         loaders: list[Any] = [self.train_eval_dataloader()]
         if "val" in self.eval_names:
             loaders.insert(0, super().val_dataloader())

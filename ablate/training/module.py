@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ablate.config import TrainConfig, TrialConfig
@@ -122,6 +124,19 @@ class ImageClassifier(pl.LightningModule):
             return []
         average = get_ema_multi_avg_fn(self.recipe.ema_decay)  # type: ignore[no-untyped-call]
         return [WeightAveraging(multi_avg_fn=average)]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        root = self.trainer.strategy.model
+        if gradient_clip_val is not None and isinstance(root, FullyShardedDataParallel):
+            # Each process holds a share of the gradients: only the root knows their norm.
+            root.clip_grad_norm_(gradient_clip_val)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _eval_name(self, index: int) -> str:
         if index < len(self.eval_names):
