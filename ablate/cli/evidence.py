@@ -131,7 +131,12 @@ def _paper_table(name: str, **where: Path) -> Any:
     from ablate.report.paper_tables import paper_table
     from ablate.study.sources import measured_studies
 
-    return paper_table(name, measured_studies(name, **where), cost=_cost)
+    def flops(cost: Any, convention: str) -> float:
+        from ablate.cost import paper_flops
+
+        return paper_flops(cost, convention)
+
+    return paper_table(name, measured_studies(name, **where), cost=_cost, flops=flops)
 
 
 def _cost(arch: str, image_size: int, num_classes: int) -> Any:

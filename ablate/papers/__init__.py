@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -18,11 +19,13 @@ from ablate.errors import AblateError, unknown
 
 PAPERS = ("coat", "coatnet", "atc")
 
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _PRINTED = re.compile(r"(?P<digits>[0-9]+(?:\.(?P<fraction>[0-9]+))?)(?P<unit>[KMGB]?)")
 _RELATIONS = re.compile(r"\s*(>>|>=|>|~)\s*")
 
 Role = Literal["top1", "top5", "params", "flops", "detector", "number", "text", "measured"]
+
+Convention = Literal["macs", "coat", "coatnet", "cvt"]
 
 
 class _Data(BaseModel):
@@ -74,6 +77,7 @@ class Row(_Data):
         arch: the network, as a preset or arch string; None for networks that `ablate` does not
             build.
         variant: the levels of a study's variant that this row is.
+        flops: how this row's FLOPs are counted, where not as the table's.
         reported: values by the measure's key, as printed.
         explained: by the measure's key, why an exact build does not reproduce the printed value.
         recomputed: by the measure's key, counts that are known by arithmetic (detectors).
@@ -85,6 +89,7 @@ class Row(_Data):
     image_size: int | None = None
     num_classes: int | None = None
     recipe: Recipe | None = None
+    flops: Convention | None = None
     reported: dict[str, str | float] = Field(default_factory=dict)
     explained: dict[str, str] = Field(default_factory=dict)
     recomputed: dict[str, int] = Field(default_factory=dict)
@@ -118,10 +123,10 @@ class PaperTable(_Data):
     title: str
     citation: Citation
     recipe: Recipe
-    flops: Literal["macs", "fvcore"] = Field(
-        default="macs", description="the counter that comes nearest to the paper's convention"
+    flops: Convention = Field(
+        default="macs", description="how the paper counts, as `ablate.cost.paper_flops` names it"
     )
-    flops_note: str = Field(default="", description="why that counter does not give all figures")
+    flops_note: str = Field(default="", description="that count in words, and how near it comes")
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
@@ -178,7 +183,8 @@ def printed(text: str | float) -> tuple[float, float] | None:
     if found is None:
         return None
     unit = _UNITS[found["unit"]]
-    return float(found["digits"]) * unit, 0.5 * 10.0 ** -len(found["fraction"] or "") * unit
+    half = Decimal(5).scaleb(-len(found["fraction"] or "") - 1)
+    return float(Decimal(found["digits"]) * unit), float(half * unit)
 
 
 def reproduces(text: str | float, value: float) -> bool:

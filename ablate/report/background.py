@@ -153,14 +153,16 @@ def reproduce(study: Study, rows: pd.DataFrame) -> str:
     done = rows[rows["status"] == "done"]
     versions = sorted(set(done["version"].dropna()))
     profile = f" --profile {study.profile}" if study.profile else ""
+    # A study in a folder `studies/`, or shipped with ablate, is found by its bare name.
+    name = study.path.stem if study.path.parent.name == "studies" else study.path.name
     install = (
         f"pip install ablate-vision=={versions[-1]}" if versions else "pip install ablate-vision"
     )
     return "\n".join(
         [
             install,
-            f"ablate run {study.path.name}{profile}",
-            f"ablate report {study.path.name}{profile}",
+            f"ablate run {name}{profile}",
+            f"ablate report {name}{profile}",
         ]
     )
 

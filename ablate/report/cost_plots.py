@@ -83,6 +83,7 @@ def _measured(axes: Axes, study: Study, rows: pd.DataFrame, column: str, title: 
     _front(axes, means)
     axes.set(xlabel=f"{title} ({unit})", ylabel="Test top-1 (%)", title="Measured")
     axes.margins(x=0.08)
+    style.keep_possible(axes, y="top1")
 
 
 def _reported(axes: Axes, reported: Scaling, title: str) -> None:

@@ -13,9 +13,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import interpolate, optimize, special, stats
 
 from ablate.report.summaries import ALPHA, Floats
+
+_GRID: Floats = np.concatenate([np.linspace(0, 6, 121), np.linspace(6.25, 40, 136)])
 
 
 def dunnett_critical(shares: tuple[float, ...], df: int, alpha: float = ALPHA) -> float:
@@ -26,6 +28,23 @@ def dunnett_critical(shares: tuple[float, ...], df: int, alpha: float = ALPHA) -
         df: degrees of freedom of the pooled variance.
     """
     return _dunnett_critical(tuple(sorted(shares)), df, alpha)
+
+
+def dunnett_p(t: float, shares: tuple[float, ...], df: int) -> float:
+    """The adjusted p-value of one comparison, |t| against the control.
+
+    Args:
+        t: the statistic; above 40 the value at 40 is an upper bound, and is given.
+        shares, df: as for `dunnett_critical`.
+    """
+    return float(np.exp(_log_tail(tuple(sorted(shares)), df)(min(abs(t), _GRID[-1]))))
+
+
+@lru_cache(maxsize=64)
+def _log_tail(shares: tuple[float, ...], df: int) -> interpolate.PchipInterpolator:
+    """The logarithm of the tail between grid points: a study asks for many p-values of one kind."""
+    tails = np.maximum(dunnett_tail(_GRID, shares, df), 1e-12)
+    return interpolate.PchipInterpolator(_GRID, np.log(tails))
 
 
 @lru_cache(maxsize=256)

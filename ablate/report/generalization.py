@@ -110,6 +110,7 @@ def _against(axes: Axes, found: list[Group], x: str, y: str, x_title: str, y_tit
     for index in sorted({group.index for group in found}):
         path = [g.runs[[x, y]].mean() for g in found if g.index == index]
         axes.plot([p[x] for p in path], [p[y] for p in path], color=style.colour(index), lw=0.8)
+    style.keep_possible(axes, x, y)
     _diagonal(axes)
     axes.set(xlabel=x_title, ylabel=y_title)
 

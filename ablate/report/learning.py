@@ -40,6 +40,7 @@ def learning_curves(study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> F
             _band(place, mine, column, index, _label(study, variant))
         place.set(xlabel="Epoch", ylabel=title)
         style.whole_numbers(place.xaxis)
+        style.keep_possible(place, y=column)
     for unused in axes[len(panels) :]:
         unused.set_axis_off()
     note = "Faint: every seed. Bold: mean over seeds with its 95% interval."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def _part(
         "question": " ".join(study.question.split()),
         "header": study.header.strip(),
         "verdicts": [*verdicts(study, rows), *table.statements],
-        "table": Markup(table.render("html")),
+        "table": Markup(replace(table, statements=()).render("html")),
         "paired": Markup(paired.render("html")) if paired and paired.rows else "",
         "figures": [
             {"title": _title(kind), "data": _embedded(draw(kind, study, rows, curves))}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -33,7 +33,7 @@ from ablate.report.table import (
 
 
 class Cost(Protocol):
-    """What a counter tells of a built network; `fvcore_total` is used where there is one."""
+    """What is read of `ablate.cost.Cost`."""
 
     @property
     def params(self) -> int: ...
@@ -41,8 +41,20 @@ class Cost(Protocol):
     def macs(self) -> int: ...
 
 
-Counter = Callable[[str, int, int], Cost]
-"""(arch or preset, image size, classes) -> cost of the built network."""
+Counter = Callable[[str, int, int], Any]
+"""(arch or preset, image size, classes) -> the `Cost` of the built network."""
+
+Flops = Callable[[Any, str], float]
+"""(cost, convention) -> FLOPs as the paper counts them; `ablate.cost.paper_flops`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    """Counts of a built network; `flops` are None where no convention was given."""
+
+    params: int
+    macs: int
+    flops: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +67,10 @@ class _Line:
 
 
 def paper_table(
-    name: str, rows_by_study: Mapping[str, pd.DataFrame], cost: Counter | None = None
+    name: str,
+    rows_by_study: Mapping[str, pd.DataFrame],
+    cost: Counter | None = None,
+    flops: Flops | None = None,
 ) -> Table:
     """The published table of this name, rebuilt.
 
@@ -65,6 +80,7 @@ def paper_table(
             another table (or none) stand beside a published row only where they trained its very
             network; all others are matched by the levels of their variant.
         cost: counts a built network; without it nothing is recomputed.
+        flops: counts as the paper does; without it multiply-adds are shown.
 
     Raises:
         AblateError: no such table; lists the nearest and the choices.
@@ -76,11 +92,11 @@ def paper_table(
         if (matched := match(paper, rows[rows["status"] == "done"]))
     }
     lines = list(_lines(paper, found))
-    built = {row.name: _count(paper, row, cost) for row in paper.rows}
+    built = {row.name: _count(paper, row, cost, flops) for row in paper.rows}
     return Table(
         name=name,
         title=f"{paper.citation.place} of {paper.citation.title}: {paper.title}",
-        columns=tuple(_columns(paper, bool(found), cost is not None)),
+        columns=tuple(_columns(paper, bool(found), cost is not None, flops is not None)),
         rows=tuple(_cells(paper, line, built[line.row.name]) for line in lines),
         statements=tuple(_statements(paper, found)),
         notes=tuple(_notes(paper, built, found)),
@@ -122,27 +138,21 @@ def _lines(paper: PaperTable, found: Mapping[str, Mapping[str, pd.DataFrame]]) -
             yield _Line(row=row, study=study, runs=found[study][row.name])
 
 
-def _count(paper: PaperTable, row: Row, cost: Counter | None) -> Cost | None:
+def _count(paper: PaperTable, row: Row, cost: Counter | None, flops: Flops | None) -> _Built | None:
     if cost is None or row.arch is None:
         return None
     recipe = paper.recipe_of(row)
-    size = row.image_size or recipe.image_size
-    return cost(
-        row.arch, size if not _detector(paper) else 224, row.num_classes or recipe.num_classes
-    )
+    # A detector's backbone is counted as the classifier that it was trained as.
+    size = 224 if recipe.data == "coco" else recipe.image_size
+    found: Cost = cost(row.arch, size, row.num_classes or recipe.num_classes)
+    convention = row.flops or paper.flops
+    counted = None if flops is None else flops(found, convention)
+    if convention == "macs":
+        counted = found.macs
+    return _Built(params=found.params, macs=found.macs, flops=counted)
 
 
-def _detector(paper: PaperTable) -> bool:
-    return paper.recipe.data == "coco"
-
-
-def flops_of(paper: PaperTable, built: Cost) -> int:
-    """The count that comes nearest to the paper's convention."""
-    total = getattr(built, "fvcore_total", None) if paper.flops == "fvcore" else None
-    return int(total) if total is not None else built.macs
-
-
-def _columns(paper: PaperTable, measured: bool, counted: bool) -> Iterator[Column]:
+def _columns(paper: PaperTable, measured: bool, counted: bool, converted: bool) -> Iterator[Column]:
     roles = {measure.role for measure in paper.measures}
     yield Column(key="row", title="Row")
     if len({paper.recipe_of(row).image_size for row in paper.rows}) > 1:
@@ -153,7 +163,7 @@ def _columns(paper: PaperTable, measured: bool, counted: bool) -> Iterator[Colum
             yield Column(key=measure.key, title=title, numeric=measure.role != "text")
     if counted:
         yield Column(key="built_params", title="Params built", numeric=True)
-        yield Column(key="built_flops", title=_counter_title(paper), numeric=True)
+        yield Column(key="built_flops", title=_counter_title(paper, converted), numeric=True)
     if measured:
         yield Column(key="study", title="Study")
         for measure in paper.measures:
@@ -170,11 +180,12 @@ def _columns(paper: PaperTable, measured: bool, counted: bool) -> Iterator[Colum
         yield Column(key="verdict", title="Verdict", wide=True)
 
 
-def _counter_title(paper: PaperTable) -> str:
-    return "FLOPs built (fvcore)" if paper.flops == "fvcore" else "MACs built"
+def _counter_title(paper: PaperTable, converted: bool) -> str:
+    counted_otherwise = paper.flops != "macs" and converted
+    return "FLOPs built, paper's count" if counted_otherwise else "MACs built"
 
 
-def _cells(paper: PaperTable, line: _Line, built: Cost | None) -> dict[str, Cell]:
+def _cells(paper: PaperTable, line: _Line, built: _Built | None) -> dict[str, Cell]:
     row = line.row
     size = paper.recipe_of(row).image_size
     cells = {
@@ -197,19 +208,27 @@ def _printed(measure: Measure, row: Row) -> Cell:
     return Cell(text=text, values={"": known[0] if known else text})
 
 
-def _built(paper: PaperTable, row: Row, built: Cost) -> dict[str, Cell]:
-    values = {"params": row.recomputed.get("params", built.params), "flops": flops_of(paper, built)}
+def _built(paper: PaperTable, row: Row, built: _Built) -> dict[str, Cell]:
+    params = row.recomputed.get("params", built.params)
+    exact = {"params": params, "flops": built.flops}
+    shown = {"params": params, "flops": built.macs if built.flops is None else built.flops}
     return {
         f"built_{role}": Cell(
-            text=count(value) + ("" if _agrees(paper, row, role, value) else " ≠"),
-            values={"": value},
+            text=_counted(role, value) + ("" if _agrees(paper, row, role, exact[role]) else " ≠"),
+            values={"": round(value)},
         )
-        for role, value in values.items()
+        for role, value in shown.items()
     }
 
 
-def _agrees(paper: PaperTable, row: Row, role: str, value: int) -> bool:
-    """Whether a built count rounds to the printed one, or nothing is printed."""
+def _counted(role: str, value: float) -> str:
+    return count(value, "G" if role == "flops" else "B")
+
+
+def _agrees(paper: PaperTable, row: Row, role: str, value: float | None) -> bool:
+    """Whether a built count rounds to the printed one, or there is nothing to compare."""
+    if value is None:
+        return True
     for measure in paper.measures:
         if measure.role == role or (measure.role == "detector" and role == "params"):
             text = row.reported.get(measure.key)
@@ -264,7 +283,7 @@ def _statements(
 
 def _notes(
     paper: PaperTable,
-    built: Mapping[str, Cost | None],
+    built: Mapping[str, _Built | None],
     found: Mapping[str, Mapping[str, pd.DataFrame]],
 ) -> Iterator[str]:
     yield f"Reported: {paper.citation}. {_recipe(paper)}"
@@ -286,7 +305,7 @@ def _recipe(paper: PaperTable) -> str:
     return f"Recipe: {recipe.data}, {recipe.image_size} pixels, {epochs}{text}."
 
 
-def _mismatches(paper: PaperTable, built: Mapping[str, Cost | None]) -> Iterator[str]:
+def _mismatches(paper: PaperTable, built: Mapping[str, _Built | None]) -> Iterator[str]:
     """One note a reason: which built counts do not round to the printed ones, and why."""
     rows_by_reason: dict[str, list[str]] = {}
     for row in paper.rows:
@@ -296,19 +315,22 @@ def _mismatches(paper: PaperTable, built: Mapping[str, Cost | None]) -> Iterator
                 continue
             fallback = paper.flops_note if measure.role == "flops" else ""
             reason = row.explained.get(measure.key) or fallback or "Not explained."
-            rows_by_reason.setdefault(reason, []).append(f"{row.name} {count(value)} for {text}")
+            found = f"{row.name} {_counted(measure.role, value)} for {text}"
+            rows_by_reason.setdefault(reason, []).append(found)
     for reason, rows in rows_by_reason.items():
         yield f"≠ {'; '.join(rows)}. {reason}"
 
 
-def _recomputed(paper: PaperTable, row: Row, built: Cost | None) -> Iterator[tuple[Measure, int]]:
+def _recomputed(
+    paper: PaperTable, row: Row, built: _Built | None
+) -> Iterator[tuple[Measure, float]]:
     for measure in paper.measures:
         if measure.key in row.recomputed:
             yield measure, row.recomputed[measure.key]
         elif built is not None and measure.role == "params":
             yield measure, built.params
-        elif built is not None and measure.role == "flops":
-            yield measure, flops_of(paper, built)
+        elif built is not None and built.flops is not None and measure.role == "flops":
+            yield measure, built.flops
 
 
 __all__ = ["Cost", "Counter", "level_verdict", "match", "paper_table"]

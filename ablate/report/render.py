@@ -32,6 +32,7 @@ _LATEX = {
     "≤": r"$\leq$",
     "≫": r"$\gg$",
     "≈": r"$\approx$",
+    "≠": r"$\neq$",
     "√": r"$\surd$",
     "·": r"$\cdot$",
     "†": r"$\dagger$",

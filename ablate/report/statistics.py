@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 from scipy import special
 
 from ablate.report.contrasts import (
@@ -23,7 +22,7 @@ from ablate.report.contrasts import (
     holm,
     untested,
 )
-from ablate.report.dunnett import dunnett_critical, dunnett_tail
+from ablate.report.dunnett import dunnett_critical, dunnett_p
 from ablate.report.summaries import (
     ALPHA,
     Floats,
@@ -112,7 +111,7 @@ def _many_to_one(found: Contrast, shares: tuple[float, ...], critical: float) ->
         n=found.n,
         low=found.estimate - half,
         high=found.estimate + half,
-        p=float(dunnett_tail(np.array([ratio]), shares, df)[0]),
+        p=dunnett_p(ratio, shares, df),
         supported=ratio > critical,
         level=float(2 * special.stdtr(df, -critical)),
         method=f"Dunnett over {len(shares)}, variance pooled with {df} degrees of freedom",

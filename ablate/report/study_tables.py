@@ -142,7 +142,7 @@ def _cost(runs: pd.DataFrame, key: str) -> Cell:
     if known.empty:
         return EMPTY
     value = int(known.iloc[0])
-    return Cell(text=count(value), values={"": value})
+    return Cell(text=count(value, "B" if key == "params" else "G"), values={"": value})
 
 
 def _notes(

@@ -136,6 +136,18 @@ def legend_below(figure: Figure, axes: Axes, note: str = "", columns: int = 5) -
         figure.supxlabel(note, fontsize=7, color="#444444")
 
 
+def keep_possible(axes: Axes, x: str = "", y: str = "") -> None:
+    """Cut the frame at what a quantity can be: intervals of two seeds may reach far beyond.
+
+    Args:
+        x, y: the columns on the axes; accuracies lie in 0 to 100, losses above 0.
+    """
+    for column, get, cut in ((x, axes.get_xlim, axes.set_xlim), (y, axes.get_ylim, axes.set_ylim)):
+        low, high = get()
+        if column.endswith(("top1", "loss")):
+            cut(max(low, 0.0), min(high, 102.0) if column.endswith("top1") else high)
+
+
 def whole_numbers(axis: Any) -> None:
     """Ticks at whole numbers only, for epochs and counts."""
     from matplotlib.ticker import MaxNLocator
