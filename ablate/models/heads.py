@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ablate.grammar import Blueprint
+from ablate.grammar import Blueprint, RunSpec
+from ablate.kinds import KINDS
 
 Features = tuple[Tensor, Tensor | None]
 """A map (N, C, H, W) and the class token (N, C) of its stage, where it has one."""
@@ -20,9 +21,9 @@ class MlpHead(nn.Module):
     eight models need it), pooling before the norm follows the authors' later code.
     """
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, eps: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.norm = nn.LayerNorm(width, eps=eps)
         self.hidden = nn.Linear(width, width)
         self.fc = nn.Linear(width, num_classes)
 
@@ -35,9 +36,9 @@ class MlpHead(nn.Module):
 class LinearHead(nn.Module):
     """fc(norm(mean(x))): mean over space, LayerNorm, linear."""
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, eps: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.norm = nn.LayerNorm(width, eps=eps)
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, features: Sequence[Features]) -> Tensor:
@@ -85,5 +86,13 @@ def build_head(blueprint: Blueprint, num_classes: int) -> nn.Module:
     width = blueprint.last.width
     if blueprint.head == "aggregate":
         return AggregateHead(width, len(blueprint.scales), num_classes)
-    heads = {"mlp": MlpHead, "linear": LinearHead, "cls": ClassTokenHead}
-    return heads[blueprint.head](width, num_classes)
+    if blueprint.head == "cls":
+        return ClassTokenHead(width, num_classes)
+    averaging = {"mlp": MlpHead, "linear": LinearHead}
+    return averaging[blueprint.head](width, num_classes, _norm_eps(blueprint.last))
+
+
+def _norm_eps(last: RunSpec) -> float:
+    """The epsilon of the last run's LayerNorms; 1e-5 where its blocks may have none."""
+    always = "ln_eps" in last.options and "ln_eps" not in KINDS[last.kind].active
+    return last.number("ln_eps") if always else 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,23 @@ from torch import Tensor
 
 from ablate.errors import WeightsError, unknown
 from ablate.models.network import Network
+from ablate.models.relative_transformer import resize_table
+from ablate.models.weights_coat import COAT_OFFICIAL, COAT_TIMM
+from ablate.models.weights_coatnet import COATNET_TIMM
+from ablate.models.weights_cvt import CVT_OFFICIAL
 from ablate.models.weights_files import read_state
-from ablate.models.weights_layouts import LAYOUTS, Layout, find_layout, unused_norms
+from ablate.models.weights_layouts import Layout, unused_norms
+
+ABLATE = Layout(
+    name="ablate",
+    title="ablate",
+    marks=(r"stages\.\d+\.\d+\.",),
+    rules=None,
+    head=r"head\.|stages\.\d+\.\d+\.norm\.",
+)
+
+LAYOUTS: tuple[Layout, ...] = (COAT_OFFICIAL, COAT_TIMM, CVT_OFFICIAL, COATNET_TIMM, ABLATE)
+"""Most specific first."""
 
 _SHOWN = 5
 """How many keys a message names."""
@@ -73,7 +89,7 @@ def load_weights(
         raise WeightsError(unknown("value of head", head, ["load", "skip"]))
     _check_model(model)
     state, where = read_state(source)
-    layout = find_layout(state, where)
+    layout = _find_layout(state, where)
     return _Loader(model, layout, where, strict=strict, skip_head=head == "skip").load(state)
 
 
@@ -111,6 +127,16 @@ def _check_model(model: object) -> None:
             f"weights are mapped for networks of the grammar, but got {type(model).__name__}: "
             "a comparison row is loaded by its own library"
         )
+
+
+def _find_layout(state: Mapping[str, Tensor], where: str) -> Layout:
+    for layout in LAYOUTS:
+        if all(any(re.match(mark, name) for name in state) for mark in layout.marks):
+            return layout
+    known = ", ".join(layout.title for layout in LAYOUTS)
+    raise WeightsError(
+        f"{where} is in no layout that we know ({known}): its keys begin {_listed(list(state))}"
+    )
 
 
 class _Loader:
@@ -189,7 +215,10 @@ class _Loader:
 
     def _fitted(self, name: str, key: str, tensor: Tensor, own: Tensor) -> Tensor | None:
         """The tensor in our shape, resized if it is a position table; None to leave it out."""
-        converted = self.layout.imported(key, tensor, own)
+        converted = self.layout.imported(self.model, key, tensor, own)
+        if converted is not None and _is_other_grid(key, converted, own):
+            converted = resize_table(converted, _grid_of(own))
+            self.resized.append(key)
         if converted is not None and converted.shape == own.shape:
             return converted
         if not self.strict:
@@ -228,6 +257,19 @@ class _Loader:
 
     def _network(self) -> str:
         return self.model.arch or "the network"
+
+
+def _is_other_grid(key: str, table: Tensor, own: Tensor) -> bool:
+    """Whether a key is a relative position table of the same heads over another grid."""
+    return (
+        key.endswith("position.table")
+        and table.ndim == 3
+        and (table.shape != own.shape and table.shape[0] == own.shape[0])
+    )
+
+
+def _grid_of(table: Tensor) -> tuple[int, int]:
+    return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
 
 
 def _listed(names: Sequence[str]) -> str:

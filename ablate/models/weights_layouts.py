@@ -1,4 +1,4 @@
-"""Key layouts of other projects, as tables from our keys to theirs.
+"""The engine of key layouts: tables from our keys to those of another project.
 
 Every table is written once, from ours to theirs: exporting applies it, loading inverts it.
 """
@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ablate.errors import WeightsError
+from ablate.grammar import RunSpec
 from ablate.models.network import Network
 
 Rules = tuple[tuple[str, str], ...]
-"""(pattern at the beginning of our key, their beginning): {n} is {i} + 1."""
+"""(pattern at the beginning of our key, their beginning).
+
+The pattern sees the kind of a run after its place (`stages.2.0.T.blocks...`), since kinds share
+names of layers. In their beginning, {i_next} is the number in the group i plus one.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +27,15 @@ class Conversion:
     """Tensors that another project stores in another order or shape.
 
     Args:
-        pattern: our keys that it holds for.
-        load: their tensor and ours (for its shape) -> their values in our order.
-        export: our tensor -> in their order.
+        pattern: the end of our keys that it holds for.
+        load: their tensor, ours (for its shape) and the heads of the run -> their values in our
+            order, or None where the shape does not allow that.
+        export: our tensor and the heads of the run -> in their order.
     """
 
     pattern: str
-    load: Callable[[Tensor, Tensor], Tensor | None]
-    export: Callable[[Tensor], Tensor]
+    load: Callable[[Tensor, Tensor, int], Tensor | None]
+    export: Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class Layout:
         name: "ablate", "official" or "timm".
         title: how messages call it.
         marks: patterns that all occur among its keys; the first layout whose marks do is taken.
-        rules: our keys -> theirs; the first pattern that matches wins.
+        rules: our keys -> theirs; the first pattern that matches wins. None keeps our keys.
         head: pattern of their keys that belong to the head and its norms.
         aliases: their keys that repeat another one's tensor, by model: {alias: canonical}.
         absent: our keys that this project does not store, by model.
@@ -51,7 +56,7 @@ class Layout:
     name: str
     title: str
     marks: tuple[str, ...]
-    rules: Rules
+    rules: Rules | None
     head: str
     aliases: Callable[[Network], Mapping[str, str]] = field(default=lambda model: {})
     absent: Callable[[Network], frozenset[str]] = field(default=lambda model: frozenset())
@@ -59,50 +64,74 @@ class Layout:
 
     def names(self, model: Network) -> dict[str, str]:
         """{our key: their key} for every tensor of a network that has a place in the layout."""
-        found = {key: self._translate(key) for key in model.state_dict()}
+        found = {key: self._translate(model, key) for key in model.state_dict()}
         return {key: name for key, name in found.items() if name is not None}
 
     def unmapped(self, model: Network) -> list[str]:
         """Our keys without a place in the layout."""
-        return [key for key in model.state_dict() if self._translate(key) is None]
+        names = self.names(model)
+        return [key for key in model.state_dict() if key not in names]
 
-    def _translate(self, key: str) -> str | None:
+    def _translate(self, model: Network, key: str) -> str | None:
+        if self.rules is None:
+            return key
+        marked = _with_kind(model, key)
         for pattern, template in self.rules:
-            match = re.match(pattern, key)
+            match = re.match(pattern, marked)
             if match is not None:
                 fields = match.groupdict()
-                if "i" in fields:
-                    fields["n"] = str(int(fields["i"]) + 1)
-                return template.format(**fields) + key[match.end() :]
+                numbers = {name: text for name, text in fields.items() if text.isdigit()}
+                after = {f"{name}_next": int(text) + 1 for name, text in numbers.items()}
+                return template.format(**fields, **after) + marked[match.end() :]
         return None
 
     def is_head(self, name: str) -> bool:
         """Whether their key belongs to the head and its norms."""
         return re.match(self.head, name) is not None
 
-    def imported(self, key: str, tensor: Tensor, own: Tensor) -> Tensor | None:
+    def imported(self, model: Network, key: str, tensor: Tensor, own: Tensor) -> Tensor | None:
         """Their tensor in our order; None where its shape does not allow that."""
         conversion = self._conversion(key)
-        return tensor if conversion is None else conversion.load(tensor, own)
+        return conversion.load(tensor, own, _heads(model, key)) if conversion else tensor
 
     def export(self, model: Network) -> dict[str, Tensor]:
         """The state dict of a network under this layout's keys, with its aliases."""
         absent = self.absent(model)
         state = model.state_dict()
         out = {
-            name: self._exported(key, state[key]).clone()
+            name: self._exported(model, key, state[key]).clone()
             for key, name in self.names(model).items()
             if key not in absent
         }
         repeated = self.aliases(model).items()
         return out | {alias: out[canonical] for alias, canonical in repeated}
 
-    def _exported(self, key: str, tensor: Tensor) -> Tensor:
+    def _exported(self, model: Network, key: str, tensor: Tensor) -> Tensor:
         conversion = self._conversion(key)
-        return tensor if conversion is None else conversion.export(tensor)
+        return conversion.export(tensor, _heads(model, key)) if conversion else tensor
 
     def _conversion(self, key: str) -> Conversion | None:
         return next((c for c in self.conversions if re.search(c.pattern, key)), None)
+
+
+_RUN = re.compile(r"stages\.(\d+)\.(\d+)\.")
+
+
+def _run(model: Network, key: str) -> RunSpec | None:
+    """The run that one of our keys belongs to; None for stem, group and head."""
+    match = _RUN.match(key)
+    return model.blueprint.stages[int(match[1])][int(match[2])] if match else None
+
+
+def _with_kind(model: Network, key: str) -> str:
+    run = _run(model, key)
+    return key if run is None else _RUN.sub(rf"\g<0>{run.kind}.", key, count=1)
+
+
+def _heads(model: Network, key: str) -> int:
+    """Attention heads of the run that a key belongs to; 0 outside of runs."""
+    run = _run(model, key)
+    return run.num_heads if run else 0
 
 
 def unused_norms(model: Network) -> frozenset[str]:
@@ -114,100 +143,4 @@ def unused_norms(model: Network) -> frozenset[str]:
         read = {f"{stage - 1}.{len(blueprint.stages[stage - 1]) - 1}" for stage in stages}
     norms = re.compile(r"stages\.(\d+\.\d+)\.norm\.")
     matches = ((key, norms.match(key)) for key in model.state_dict())
-    return frozenset(key for key, match in matches if match and match.group(1) not in read)
-
-
-# -- CoaT ----------------------------------------------------------------------------------------
-
-_RUN = r"stages\.(?P<i>\d+)\.0\."
-_SERIAL = _RUN + r"blocks\.(?P<j>\d+)\."
-_PARALLEL = r"group\.blocks\.(?P<j>\d+)\."
-
-_COAT_RULES: Rules = (
-    (_RUN + r"embed\.(?P<part>proj|norm)\.(?=weight|bias)", "patch_embed{n}.{part}."),
-    (_RUN + r"cls_token$", "cls_token{n}"),
-    (_RUN + r"cpe\.", "cpe{n}."),
-    (_RUN + r"crpe\.convs\.", "crpe{n}.conv_list."),
-    (_RUN + r"norm\.", "norm{n}."),
-    (_SERIAL + r"norm(?P<k>[12])\.", "serial_blocks{n}.{j}.norm{k}."),
-    (_SERIAL + r"attn\.(?=qkv|proj\.)", "serial_blocks{n}.{j}.factoratt_crpe."),
-    (_SERIAL + r"mlp\.expand\.", "serial_blocks{n}.{j}.mlp.fc1."),
-    (_SERIAL + r"mlp\.project\.", "serial_blocks{n}.{j}.mlp.fc2."),
-    (_PARALLEL + r"norm(?P<k>[12])\.(?P<s>\d+)\.", "parallel_blocks.{j}.norm{k}{s}."),
-    (_PARALLEL + r"attn\.(?P<s>\d+)\.", "parallel_blocks.{j}.factoratt_crpe{s}."),
-    (_PARALLEL + r"mlp\.expand\.", "parallel_blocks.{j}.mlp2.fc1."),
-    (_PARALLEL + r"mlp\.project\.", "parallel_blocks.{j}.mlp2.fc2."),
-    (r"head\.aggregate\.", "aggregate."),
-    (r"head\.fc\.", "head."),
-)
-
-
-def _coat_aliases(model: Network) -> dict[str, str]:
-    """Shared modules that the official code registers again in every block that uses them."""
-    names = list(Layout.names(COAT_OFFICIAL, model).values())
-    depths = [stage[0].depth for stage in model.blueprint.stages]
-    group = model.blueprint.group
-    blocks = range(group.depth if group else 0)
-    found: dict[str, str] = {}
-    for name in names:
-        shared = re.match(r"(?P<kind>cpe|crpe)(?P<n>\d+)\.", name)
-        mlp = re.match(r"parallel_blocks\.(?P<j>\d+)\.mlp2\.", name)
-        if shared:
-            kind, stage = shared["kind"], int(shared["n"])
-            inner = "cpe" if kind == "cpe" else "factoratt_crpe.crpe"
-            rest = name[shared.end() :]
-            for j in range(depths[stage - 1]):
-                found[f"serial_blocks{stage}.{j}.{inner}.{rest}"] = name
-            if kind == "crpe" and stage in model.blueprint.scales:
-                for j in blocks:
-                    found[f"parallel_blocks.{j}.factoratt_crpe{stage}.crpe.{rest}"] = name
-        elif mlp:
-            for scale in model.blueprint.scales[1:]:
-                found[f"parallel_blocks.{mlp['j']}.mlp{scale}.{name[mlp.end() :]}"] = name
-    return found
-
-
-COAT_OFFICIAL = Layout(
-    name="official",
-    title="official CoaT",
-    marks=(r"serial_blocks\d+\.", r"norm1\."),
-    rules=_COAT_RULES,
-    head=r"head\.|aggregate\.|norm\d\.",
-    aliases=_coat_aliases,
-)
-COAT_TIMM = Layout(
-    name="timm",
-    title="timm CoaT",
-    marks=(r"serial_blocks\d+\.",),
-    rules=_COAT_RULES,
-    head=r"head\.|aggregate\.|norm\d\.",
-    aliases=_coat_aliases,
-    absent=unused_norms,
-)
-
-# -- ours ----------------------------------------------------------------------------------------
-
-ABLATE = Layout(
-    name="ablate",
-    title="ablate",
-    marks=(r"stages\.\d+\.\d+\.",),
-    rules=((r"", ""),),
-    head=r"head\.|stages\.\d+\.\d+\.norm\.",
-)
-
-LAYOUTS: tuple[Layout, ...] = (COAT_OFFICIAL, COAT_TIMM, ABLATE)
-"""Most specific first."""
-
-
-def find_layout(state: Mapping[str, Tensor], where: str) -> Layout:
-    """The layout that a state dict is in, by its keys.
-
-    Raises:
-        WeightsError: none that we know; names the first keys.
-    """
-    for layout in LAYOUTS:
-        if all(any(re.match(mark, name) for name in state) for mark in layout.marks):
-            return layout
-    known = ", ".join(layout.title for layout in LAYOUTS)
-    shown = ", ".join(list(state)[:5])
-    raise WeightsError(f"{where} is in no layout that we know ({known}): its keys begin {shown}")
+    return frozenset(key for key, match in matches if match and match[1] not in read)
