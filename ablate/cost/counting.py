@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ablate.cost.meta import ShapeCache, on_meta
 from ablate.cost.parts import REST, Part, partition
-from ablate.cost.trace import Call, on_meta, trace
+from ablate.cost.trace import Call, trace
 from ablate.errors import ConfigError, unknown
 from ablate.models.factory import create_model
 from ablate.models.network import Network
@@ -150,7 +151,7 @@ def on_shapes(
             )
         return on_meta(model), name_of(model), size_for(model, image_size)
     size = 224 if image_size is None else image_size
-    with torch.device("meta"):
+    with torch.device("meta"), ShapeCache():
         network = create_model(
             model, num_classes=num_classes, image_size=size, in_chans=in_chans,
             features_only=False, **options,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ablate.cost.counting import Size, pair
-from ablate.cost.shapes import Resizable, Shape
+from ablate.cost.resizable import Resizable, Shape
 from ablate.cost.surrogate import Counter, Numbers, Surrogate
 from ablate.errors import ConfigError, ModelError, unknown
 from ablate.models.comparison import is_comparison

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from ablate.cost.counting import Size, on_shapes
 from ablate.cost.formulas import aten
-from ablate.cost.trace import RUN_ERRORS, refused, twin
+from ablate.cost.meta import ShapeCache, twin
+from ablate.cost.trace import RUN_ERRORS, refused
 from ablate.errors import ConfigError, unknown
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -88,7 +89,7 @@ def check_step(batch_size: Any, precision: str, optimizer: str) -> None:
 def _step(network: nn.Module, images: Tensor, precision: str, ledger: _Ledger) -> None:
     network.train()
     half = torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")
-    with _FlashOnShapes(), ledger:
+    with _FlashOnShapes(), ShapeCache(), ledger:
         with half:
             logits = network(images)
         target = torch.empty_like(logits[:, 0], dtype=torch.long)

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from ablate.cost.counting import profile, stage_costs
+from ablate.cost.meta import ShapeCache
 from ablate.cost.parts import partition
-from ablate.cost.shapes import Resizable, Shape
+from ablate.cost.resizable import Resizable, Shape
 from ablate.models.factory import create_model
 
 _UNKNOWNS = 9
@@ -55,7 +56,7 @@ class Counter:
         return tuple(stage.macs for stage in cost.per_stage)
 
     def _params(self, arch: str) -> tuple[int, ...]:
-        with torch.device("meta"):
+        with torch.device("meta"), ShapeCache():
             network = create_model(arch, num_classes=self.num_classes, image_size=self.image_size)
         return tuple(stage.params for stage in stage_costs(network, partition(network), {}))
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ablate.cost.formulas import aten, computes, count_macs, shape_of
+from ablate.cost.formulas import computes, count_macs, shape_of
+from ablate.cost.meta import ShapeCache, tensors_of
 from ablate.cost.parts import Part
 from ablate.errors import ModelError
 
@@ -60,10 +60,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
-        if packet is aten.upsample_bilinear2d and args[0].is_meta and args[1]:
-            out = args[0].new_empty(*args[0].shape[:2], *args[1])  # torch's own takes 30 ms
-        else:
-            out = func(*args, **kwargs)
+        out = func(*args, **kwargs)
         macs = count_macs(packet, args, kwargs, out)
         if macs is not None or computes(func):
             part = self.inside[-1] if self.inside else -1
@@ -104,12 +101,12 @@ def trace(
     Raises:
         ModelError: the network does not take such an image.
     """
-    device = next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
+    device = next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
     recorder = _Recorder()
     image = torch.zeros(1, in_chans, *image_size, device=device)
     with evaluating(model), _attributed(parts, recorder.inside), torch.no_grad():
         try:
-            with recorder, _Pooling(recorder):
+            with ShapeCache(), recorder, _Pooling(recorder):
                 model(image)
         except NotImplementedError:  # reads values, which shapes alone do not have
             raise
@@ -127,11 +124,6 @@ def refused(
     return ModelError(
         f"{name} does not take an image of {size}: {lines[0] if lines else type(error).__name__}"
     )
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 @contextmanager
@@ -169,25 +161,3 @@ def _attributed(parts: Sequence[Part], inside: list[int]) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         inside.clear()
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a network that has shapes but no values; the weights are not copied."""
-    return twin(model, lambda tensor: torch.empty_like(tensor, device="meta"))
-
-
-def twin(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of a network whose tensors are replaced, also those that are no parameters."""
-    # deepcopy takes what stands in its memo for the copy, so no weight is ever duplicated.
-    memo: dict[int, Any] = {}
-    for tensor in _tensors(model):
-        other = replace(tensor)
-        if isinstance(tensor, nn.Parameter):
-            other = nn.Parameter(other, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = other
-    copied = copy.deepcopy(model, memo)
-    for module in copied.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor):
-                setattr(module, name, replace(value))
-    return copied
