@@ -42,6 +42,24 @@ def test_maps_come_with_their_strides_and_channels(arch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("arch", "channels", "strides"),
+    [
+        ("coatnet-micro", [32, 64, 96, 128], [2, 4, 8, 8]),
+        ("S2x8(act=relu):C1x16-C1x24+T1x32-T1x32@head_dim=16", [16, 32, 32], [4, 8, 16]),
+        ("V1x32-V1x64(cls_token=true)@head_dim=32;stem_stride=2", [32, 64], [2, 4]),
+        ("A1x32-R1x48-F1x64", [32, 48, 64], [4, 8, 16]),
+        ("E1x32:T2x32(stride=1)@stem_stride=8", [32], [8]),
+    ],
+)
+def test_every_kind_gives_its_maps(arch, channels, strides):
+    model = backbone(arch, image_size=64)
+    assert (model.channels, model.strides) == (channels, strides)
+    found = [tuple(m.shape) for m in model(torch.randn(2, 3, 64, 64))]
+    assert found == [(2, c, 64 // s, 64 // s) for c, s in zip(channels, strides, strict=True)]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_maps_of_the_scales_are_those_after_the_parallel_group():
     torch.manual_seed(0)
     arch = "F1x8-F1x12-F1x12-F1x12|P2@num_heads=2;stem_stride=2"

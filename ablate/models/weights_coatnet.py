@@ -78,6 +78,8 @@ def _qkv_bias(tensor: Tensor, heads: int) -> Tensor:
 
 def _table(tensor: Tensor, own: Tensor, heads: int) -> Tensor | None:
     """(positions, heads) as (heads, 2H - 1, 2W - 1); a square grid where H and W are not ours."""
+    if tensor.ndim != 2:
+        return None
     positions, height, width = tensor.shape[0], *own.shape[1:]
     if positions != height * width:
         height = width = math.isqrt(positions)
