@@ -48,7 +48,7 @@ def test_maps_come_with_their_strides_and_channels(arch):
         ("coatnet-micro", [32, 64, 96, 128], [2, 4, 8, 8]),
         ("S2x8(act=relu):C1x16-C1x24+T1x32-T1x32@head_dim=16", [16, 32, 32], [4, 8, 16]),
         ("V1x32-V1x64(cls_token=true)@head_dim=32;stem_stride=2", [32, 64], [2, 4]),
-        ("A1x32-R1x48-F1x64", [32, 48, 64], [4, 8, 16]),
+        ("A1x64-R1x48-F1x64", [64, 48, 64], [4, 8, 16]),
         ("E1x32:T2x32(stride=1)@stem_stride=8", [32], [8]),
     ],
 )

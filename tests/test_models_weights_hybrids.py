@@ -122,7 +122,7 @@ def test_a_cvt_file_in_a_coatnet_names_what_has_no_place():
 
 def test_timms_other_coatnets_are_told_apart():
     state = timm.create_model("coatnet_nano_rw_224").state_dict()
-    with pytest.raises(WeightsError, match="timm CoAtNet weights do not fit .*no place for"):
+    with pytest.raises(WeightsError, match=r"timm CoAtNet weights do not fit .*no place for"):
         load_weights(create_model("coatnet-0-timm"), state)
 
 
