@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.study.rows import CURVE_COLUMNS
 from ablate.study.spec import Study, load_study
 from ablate.study.variants import Variant
 
 POSITION = (70.0, 74.0, 76.0, 77.5)
 """True top-1 of the variants of position_encoding, in the study's order."""
+
+CURVES = [
+    "key", "variant_name", "seed", "epoch", "train_loss_running", "train_loss", "train_top1",
+    "val_loss", "val_top1", "lr",
+]  # fmt: skip
+"""The columns of curves.csv."""
 
 
 def row(study: Study, variant: Variant, seed: int, key: str, **values: Any) -> dict[str, Any]:
@@ -92,4 +97,4 @@ def curves_of(rows: pd.DataFrame, epochs: int = 5) -> pd.DataFrame:
                     "lr": 1e-3,
                 }
             )
-    return pd.DataFrame(found, columns=list(CURVE_COLUMNS))
+    return pd.DataFrame(found, columns=CURVES)

@@ -222,7 +222,7 @@ def _built(paper: PaperTable, row: Row, built: _Built) -> dict[str, Cell]:
 
 
 def _counted(role: str, value: float) -> str:
-    return count(value, "G" if role == "flops" else "B")
+    return count(value, "G" if role == "flops" else "B", digits=4)
 
 
 def _agrees(paper: PaperTable, row: Row, role: str, value: float | None) -> bool:

@@ -156,12 +156,13 @@ def interval(low: float | None, high: float | None, digits: int = 1, *, plus: bo
     return f"[{show(low, digits)}, {show(high, digits)}]"
 
 
-def count(value: float | None, billion: str = "G") -> str:
-    """A number of parameters or multiply-adds, in three digits and k, M or G.
+def count(value: float | None, billion: str = "G", digits: int = 3) -> str:
+    """A number of parameters or multiply-adds, in a few digits and k, M or G.
 
     Args:
         value: what is counted.
         billion: the letter for 10^9: papers write B of parameters.
+        digits: significant digits.
 
     >>> count(5_722_856), count(4_141_888_512), count(2_440_000_000)
     ('5.72M', '4.14G', '2.44G')
@@ -171,7 +172,7 @@ def count(value: float | None, billion: str = "G") -> str:
     for size, unit in ((1e9, billion), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * size:
             short = value / size
-            return (f"{short:#.3g}".rstrip(".") if short < 999.5 else f"{short:.0f}") + unit
+            return (f"{short:#.{digits}g}".rstrip(".") if short < 999.5 else f"{short:.0f}") + unit
     return f"{value:g}"
 
 
