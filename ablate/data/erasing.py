@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ def random_erasing(
     one field per epoch, four times as large as an image.
     """
     height, width = images.shape[-2:]
+    draws = replace(draws, device=torch.device("cpu"))  # no device waits for what is chosen
     erased = draws.chance(probability)
     area = draws.uniform(*_AREA) * height * width
     ratio = draws.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])).exp()
@@ -41,17 +43,17 @@ def random_erasing(
     left = (place[:, 1] * (width - wide + 1)).floor()
     window = draws.integers(min(height, width) + 1, columns=2)
 
-    inside = (
-        _between(top, tall, height)[:, None, :, None]
-        & _between(left, wide, width)[:, None, None, :]
-    )
+    chosen = erased.nonzero()[:, 0]
+    inside = _between(top, tall, height)[chosen, None, :, None]
+    inside = inside & _between(left, wide, width)[chosen, None, None, :]
     field = noise.standard_normal((images.shape[1], 2 * height, 2 * width), dtype=np.float32)
-    windows = torch.from_numpy(field).to(images.device).unfold(1, height, 1).unfold(2, width, 1)
-    chosen = windows[:, window[:, 0], window[:, 1]].transpose(0, 1)  # (N, C, H, W)
-    torch.where(inside & erased[:, None, None, None], chosen, images, out=images)
+    windows = torch.from_numpy(field).unfold(1, height, 1).unfold(2, width, 1)
+    filled = windows[:, window[chosen, 0], window[chosen, 1]].transpose(0, 1)  # (E, C, H, W)
+    device, place = images.device, chosen.to(images.device)
+    images[place] = torch.where(inside.to(device), filled.to(device), images[place])
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Which of `size` places lie in [start, start + length): (N, size)."""
-    places = torch.arange(size, device=start.device)
+    places = torch.arange(size)
     return (places >= start[:, None]) & (places < (start + length)[:, None])

@@ -98,13 +98,17 @@ def apply(images: Tensor, choice: Tensor, level: Tensor) -> None:
         chosen = torch.isin(choice, members).nonzero()[:, 0]
         if len(chosen):
             place = chosen.to(images.device)
-            images[place] = kernel(images[place], choice[chosen], level[chosen])
+            changed = kernel(images.index_select(0, place), choice[chosen], level[chosen])
+            images.index_copy_(0, place, changed)
 
 
 def _warp(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
     """Sample each image through its own affine map, bilinear; outside is black."""
-    theta = warp_matrices(choice, level, images.shape[-1]).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    side = images.shape[-1]
+    theta = warp_matrices(choice, level, side).to(images.device)[:, None, None]
+    places = (torch.arange(side, device=images.device) * 2 + 1) / side - 1  # of pixel centres
+    x, y = places.view(1, 1, side, 1), places.view(1, side, 1, 1)
+    grid = theta[..., 0] * x + theta[..., 1] * y + theta[..., 2]  # (N, S, S, 2)
     sampled = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
     return sampled.round_().to(torch.uint8)
 
@@ -138,10 +142,12 @@ def _colour(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
 
 def _sharpness(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
     """Away from, or towards, a 3x3 blur; the border has no blur and stays as it is."""
-    weights = torch.ones(3, 1, 3, 3, device=images.device)
-    weights[:, :, 1, 1] = 5
-    blurred = images.float()
-    blurred[..., 1:-1, 1:-1] = F.conv2d(images.float(), weights / 13, groups=3).round_()
+    pixels = images.float()
+    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
+    sums = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # of 3x3
+    centre = pixels[..., 1:-1, 1:-1]
+    blurred = pixels.clone()
+    blurred[..., 1:-1, 1:-1] = ((sums + 4 * centre) / 13).round_()  # the centre weighs 5 of 13
     return _blend(blurred, images, level)
 
 
