@@ -143,6 +143,7 @@ _ONLY_168_OR_275 = (
 _COATNET_PARAMS = {
     "coatnet-3": _ONLY_168_OR_275,
     "coatnet-3-dagger": _ONLY_168_OR_275,
+    "coatnet-4": "275.43M with the tables of 224 pixels, 277.68M with those of 512",
     "coatnet-5": "687.05M with the tables of 224 pixels, 688.92M with those of 512",
     "coatnet-6": "the printed S4 width of 2048 gives 1.35B; 3072 gives the printed 1.47B",
 }
