@@ -57,7 +57,7 @@ class ConvRelativePositionEncoding(nn.Module):
     def forward(self, q: Tensor, v: Tensor, grid: Grid) -> Tensor:
         """Unscaled queries and values, each (N, L, C) -> EV (N, L, C)."""
         prefix = v.shape[1] - grid[0] * grid[1]
-        maps = to_map(v[:, prefix:], grid).split(self.widths, dim=1)
+        maps = torch.split(to_map(v[:, prefix:], grid), self.widths, dim=1)
         convolved = [conv(part) for conv, part in zip(self.convs, maps, strict=True)]
         image = q[:, prefix:] * tokens(torch.cat(convolved, dim=1))
         return F.pad(image, (0, 0, prefix, 0)) if prefix else image
@@ -113,7 +113,7 @@ class ConvAttention(nn.Module):
         return out if crpe is None else out + crpe(q, v, grid)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class ConvAttentionBlock(nn.Module):
@@ -145,7 +145,8 @@ class ConvAttentionBlock(nn.Module):
         if cpe is not None:
             x = cpe(x, grid)
         x = x + self.drop_path(self.attn(self.norm1(x), grid, crpe))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
 
 
 class ConvAttentionRun(nn.Module):

@@ -64,7 +64,7 @@ def _qkv(tensor: Tensor, own: Tensor, heads: int) -> Tensor | None:
     """Rows (heads, 3, d) of theirs in our order (3, heads, d)."""
     if tensor.shape[0] != own.shape[0]:
         return None
-    rows = tensor.unflatten(0, (heads, 3, -1)).transpose(0, 1)
+    rows = tensor.reshape(heads, 3, -1, *tensor.shape[1:]).transpose(0, 1)
     return rows.reshape(own.shape) if rows.numel() == own.numel() else None
 
 
@@ -73,7 +73,7 @@ def _qkv_weight(tensor: Tensor, heads: int) -> Tensor:
 
 
 def _qkv_bias(tensor: Tensor, heads: int) -> Tensor:
-    return tensor.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+    return tensor.reshape(3, heads, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
 def _table(tensor: Tensor, own: Tensor, heads: int) -> Tensor | None:
@@ -85,7 +85,7 @@ def _table(tensor: Tensor, own: Tensor, heads: int) -> Tensor | None:
         height = width = math.isqrt(positions)
     if positions != height * width:
         return None
-    return tensor.t().unflatten(1, (height, width))
+    return tensor.t().reshape(-1, height, width)
 
 
 def _positions(tensor: Tensor, heads: int) -> Tensor:
