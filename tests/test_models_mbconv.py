@@ -105,7 +105,7 @@ def test_the_shortcut_has_a_convolution_only_where_widths_differ() -> None:
 
 @pytest.mark.parametrize(("in_width", "width"), [(12, 16), (16, 16), (64, 96)])
 def test_widths_and_parameters_follow_the_output_width(in_width: int, width: int) -> None:
-    """Hidden width 4C and squeeze C/4, with C of the output; biases only in SE, project, shortcut."""
+    """Hidden width 4C and squeeze C/4, with C of the output; bias in SE, project, shortcut."""
     block = build_run(f"C1x{width}", (4, 4), in_width).blocks[0]
     m, r = 4 * width, width // 4
     assert (block.expand.out_channels, block.se.squeeze.out_channels) == (m, r)
