@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def image_folder(config: DataConfig) -> Source:
     """
     source, file_format = read_tree(config)
     taken = source.name in SOURCES
-    return _renamed(source, f"{source.name}-{file_format}") if taken else source
+    return replace(source, name=f"{source.name}-{file_format}") if taken else source
 
 
 def tree_of(config: DataConfig, name: str, num_classes: int) -> Source:
@@ -86,7 +86,7 @@ def tree_of(config: DataConfig, name: str, num_classes: int) -> Source:
             f"data.root={config.root} has {len(source.class_names)} classes, but {name} has "
             f"{num_classes}; for images of your own set data.name to image_folder"
         )
-    return _renamed(source, f"{name}-{file_format}")
+    return replace(source, name=f"{name}-{file_format}")
 
 
 def read_tree(config: DataConfig) -> tuple[Source, str]:
@@ -110,12 +110,6 @@ def read_tree(config: DataConfig) -> tuple[Source, str]:
         fingerprint=facts["fingerprint"],
     )
     return source, _format(train.files)
-
-
-def _renamed(source: Source, name: str) -> Source:
-    from dataclasses import replace
-
-    return replace(source, name=name)
 
 
 def _split_folders(root: Path) -> tuple[Path, Path]:

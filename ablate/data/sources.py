@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -100,7 +100,7 @@ def open_source(config: DataConfig) -> Source:
             f"their fingerprint is {source.fingerprint[:16]}, but {config.fingerprint[:16]} "
             f"is expected; files were added, removed or changed"
         )
-    return source
+    return source if config.name in SOURCES else replace(source, name=config.name)
 
 
 def _builder(config: DataConfig) -> Callable[[DataConfig], Source]:
