@@ -13,11 +13,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import interpolate, optimize, special, stats
+from scipy import special
 
 from ablate.report.summaries import ALPHA, Floats
 
-_GRID: Floats = np.concatenate([np.linspace(0, 6, 121), np.linspace(6.25, 40, 136)])
+_GRID: Floats = np.concatenate([np.linspace(0, 6, 241), np.linspace(6.05, 40, 680)])
 
 
 def dunnett_critical(shares: tuple[float, ...], df: int, alpha: float = ALPHA) -> float:
@@ -37,22 +37,23 @@ def dunnett_p(t: float, shares: tuple[float, ...], df: int) -> float:
         t: the statistic; above 40 the value at 40 is an upper bound, and is given.
         shares, df: as for `dunnett_critical`.
     """
-    return float(np.exp(_log_tail(tuple(sorted(shares)), df)(min(abs(t), _GRID[-1]))))
+    return float(np.exp(np.interp(abs(t), _GRID, _log_tail(tuple(sorted(shares)), df))))
 
 
 @lru_cache(maxsize=64)
-def _log_tail(shares: tuple[float, ...], df: int) -> interpolate.PchipInterpolator:
-    """The logarithm of the tail between grid points: a study asks for many p-values of one kind."""
-    tails = np.maximum(dunnett_tail(_GRID, shares, df), 1e-12)
-    return interpolate.PchipInterpolator(_GRID, np.log(tails))
+def _log_tail(shares: tuple[float, ...], df: int) -> Floats:
+    """The logarithm of the tail on a grid: a study asks for many p-values of one kind."""
+    return np.log(np.maximum(dunnett_tail(_GRID, shares, df), 1e-12))
 
 
 @lru_cache(maxsize=256)
 def _dunnett_critical(shares: tuple[float, ...], df: int, alpha: float) -> float:
-    bonferroni = float(stats.t.isf(alpha / (2 * len(shares)), df))
-    single = float(stats.t.isf(alpha / 2, df))
+    bonferroni = float(special.stdtrit(df, 1 - alpha / (2 * len(shares))))
+    single = float(special.stdtrit(df, 1 - alpha / 2))
     if len(shares) == 1:
         return single
+    from scipy import optimize
+
     return float(
         optimize.brentq(
             lambda c: dunnett_tail(np.array([c]), shares, df)[0] - alpha, single, bonferroni + 1e-6
@@ -65,7 +66,7 @@ def _nodes(df: int) -> tuple[Floats, Floats, Floats]:
     """Quadrature over the control's mean z (normal) and the deviation s (chi / sqrt(df))."""
     z, z_weight = special.roots_hermitenorm(48)
     u, u_weight = special.roots_legendre(64)
-    s = np.sqrt(stats.chi2.ppf((u + 1) / 2, df) / df)
+    s = np.sqrt(2 * special.gammaincinv(df / 2, (u + 1) / 2) / df)
     weight = np.outer(u_weight / 2, z_weight / z_weight.sum())
     return z[None, :], s[:, None], weight
 

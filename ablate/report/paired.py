@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ablate.errors import ResultsError
 from ablate.report.summaries import ALPHA, Values, finite
@@ -42,6 +41,8 @@ class McNemar:
 
 def mcnemar(first: Correct, second: Correct) -> McNemar:
     """Whether two runs differ on these images by more than chance (exact binomial test)."""
+    from scipy import stats
+
     _check(first[None], second[None])
     one, other = int((first & ~second).sum()), int((second & ~first).sum())
     p = float(stats.binomtest(one, one + other).pvalue) if one + other else 1.0
