@@ -15,6 +15,7 @@ from ablate.errors import ConfigError, WeightsError
 from ablate.training import Diverged, Interrupted, TimedOut, create_module, fit, resolve_init
 from ablate.training.checkpoint import newest
 from ablate.training.initial import network_state
+from ablate.training.randomness import INITIAL, reseed
 
 CONV = "S1x8:C1x8-C1x16@stem_stride=2"
 ATTENTION = "E1x16:T1x16(head_dim=8)@stem_stride=8"
@@ -140,14 +141,13 @@ def test_accumulation_gives_the_weights_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_clipping_limits_the_norm_of_the_gradient(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_clipping_limits_the_norm_of_the_gradient(tmp_path, precision):
     """SGD without momentum and decay: one step moves the weights by lr x clip_norm at most."""
     recipe = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "schedule": "constant"}
-    short = trial(ATTENTION, max_steps=1, lr=1.0, clip_norm=1e-3, **recipe)
+    short = trial(ATTENTION, max_steps=1, lr=1.0, clip_norm=1e-3, precision=precision, **recipe)
     fit(short, tmp_path, threads=1)
-    from ablate.training.randomness import INITIAL, reseed
-
-    reseed(0, INITIAL)
+    reseed(short.seed, INITIAL)
     start = create_module(short, num_classes=10).state_dict()
     end = newest(tmp_path).content["state_dict"]
     moved = math.sqrt(sum(float((end[name] - start[name]).square().sum()) for name in start))
@@ -315,3 +315,24 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_the_handler_stays(tmp_path):
         fit(trial(), tmp_path, threads=1, on_epoch=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
     assert newest(tmp_path).epoch == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"precision": "fp16", "clip_norm": 1.0},
+        {"precision": "bf16", "clip_norm": 1.0, "ema_decay": 0.9},
+        {"strategy": "fsdp", "clip_norm": 1.0},
+        {"deterministic": True},
+    ],
+    ids=lambda recipe: " ".join(map(str, recipe.values())),
+)
+def test_a_gpu_trains_and_resumes(tmp_path, recipe):
+    with pytest.raises(Interrupted):
+        fit(trial(**recipe), tmp_path, device="cuda", should_stop=lambda: True)
+    result = fit(trial(**recipe), tmp_path, device="cuda")
+    assert result.device == torch.cuda.get_device_name(0)
+    assert result.epochs == len(rows(tmp_path / "metrics.csv")) == 2
+    assert math.isfinite(result.test_loss)
+    assert result.peak_memory_mb > 0

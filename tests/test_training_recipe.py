@@ -68,15 +68,6 @@ def test_the_optimizer_is_the_one_asked_for(name, kind):
     assert group.get("momentum", 0.8) == 0.8
 
 
-def test_fp16_with_clipping_gives_up_the_fused_step_that_would_unscale_too_late():
-    def fused(**settings):
-        return build_optimizer(nn.Linear(2, 2), TrainConfig(**settings)).param_groups[0]["fused"]
-
-    assert fused(precision="fp16")
-    assert fused(clip_norm=1.0)
-    assert not fused(precision="fp16", clip_norm=1.0)
-
-
 def test_the_rate_scales_with_the_batch_only_where_a_base_is_given():
     assert peak_lr(TrainConfig(lr=5e-4, batch_size=1024, lr_base_batch=512)) == 1e-3
     assert peak_lr(TrainConfig(lr=5e-4, batch_size=1024)) == 5e-4

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
+import threading
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -86,6 +89,7 @@ def _process(
 ) -> None:
     from ablate.training.session import fit
 
+    _follow_parent()
     os.environ.update(
         LOCAL_RANK=str(rank),
         NODE_RANK="0",
@@ -107,6 +111,19 @@ def _process(
         raise
     if rank == 0:
         (Path(letters) / "result").write_bytes(pickle.dumps(result))
+
+
+def _follow_parent() -> None:
+    """End with the process that started us, and leave Ctrl-C to it: it asks us to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _free_port() -> int:

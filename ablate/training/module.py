@@ -110,7 +110,9 @@ class ImageClassifier(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if self.recipe.max_steps is not None:
             total = min(total, self.recipe.max_steps)
-        optimizer = build_optimizer(self.network, self.recipe)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        fused = not (scaled and self.trainer.gradient_clip_val)
+        optimizer = build_optimizer(self.network, self.recipe, fused=fused)
         batches = self.trainer.num_training_batches
         steps_per_epoch = max(1.0, batches / self.trainer.accumulate_grad_batches)
         schedule = build_schedule(optimizer, self.recipe, total, steps_per_epoch)
@@ -131,12 +133,18 @@ class ImageClassifier(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        root = self.trainer.strategy.model
-        if gradient_clip_val is not None and isinstance(root, FullyShardedDataParallel):
+        if gradient_clip_val is None:
+            return
+        # Not by `self.clip_gradients`: under autocast it refuses a fused optimizer, which is used
+        # here only where no gradient is scaled.
+        root, plugin = self.trainer.strategy.model, self.trainer.precision_plugin
+        if gradient_clip_algorithm == "value":
+            plugin.clip_grad_by_value(optimizer, gradient_clip_val)
+        elif isinstance(root, FullyShardedDataParallel):
             # Each process holds a share of the gradients: only the root knows their norm.
             root.clip_grad_norm_(gradient_clip_val)
-            return
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     def _eval_name(self, index: int) -> str:
         if index < len(self.eval_names):

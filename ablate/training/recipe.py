@@ -48,12 +48,13 @@ def decayed(network: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
             yield name, parameter, not exempt
 
 
-def build_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
+def build_optimizer(network: nn.Module, train: TrainConfig, *, fused: bool = True) -> Optimizer:
     """AdamW or SGD with Nesterov momentum, in two groups: with and without weight decay.
 
-    The fused kernels are used (one call for all parameters: a for-loop over the many small
-    tensors of a micro network costs a tenth of its step), except under fp16 with clipping, where
-    a fused step would unscale the gradients after they were clipped.
+    Args:
+        fused: one call for all parameters: a for-loop over the many small tensors of a micro
+            network costs a tenth of its step. Not for scaled gradients (fp16) that are clipped,
+            since a fused step unscales them after that.
     """
     parameters = list(decayed(network))
     groups = [
@@ -61,7 +62,6 @@ def build_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
         {"params": [p for _, p, decay in parameters if not decay], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = not (train.precision == "fp16" and train.clip_norm is not None)
     if train.optimizer == "adamw":
         return AdamW(groups, lr=peak_lr(train), betas=train.betas, eps=train.eps, fused=fused)
     nesterov = train.momentum > 0

@@ -78,14 +78,8 @@ class KeepSigterm(Callback):
 def known_warnings() -> Iterator[None]:
     """Silence the warnings of Lightning that say what is meant here."""
     reasons = {
-        # Decoded images are sliced from memory: worker processes would only slow that down.
-        r".*does not have many workers.*": UserWarning,
         # The device is the caller's choice, also where a GPU would be free.
         r".*available but not used.*": UserWarning,
-        # `devices` and the launcher below decide this, not the number of visible GPUs.
-        r".*srun.*": UserWarning,
-        # Checkpoints of a run resume in its own folder.
-        r".*Checkpoint directory .* exists.*": UserWarning,
         # Lightning 2.6 still names a pytree class that torch renamed.
         r".*LeafSpec.*is deprecated.*": FutureWarning,
     }
