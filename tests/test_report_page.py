@@ -15,6 +15,7 @@ from report_examples import curves_of, example, fail
 from ablate.report.background import confounds_of
 from ablate.report.page import write_comparison, write_page
 from ablate.report.paired_tables import paired_table
+from ablate.report.predictions import correct_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -129,6 +130,21 @@ def test_a_page_shows_the_comparison_image_by_image(tmp_path: Path) -> None:
         study, rows, curves_of(rows), tmp_path / "a.html", correct=right.__getitem__
     ).read_text()
     assert "<h2>Image by image</h2>" in text
+
+
+def test_predictions_count_only_where_every_finished_trial_has_them(tmp_path: Path) -> None:
+    _, rows = example()
+    rows = fail(rows, 4)
+    keys = list(rows["key"].drop(4))
+    for number, key in enumerate(keys):
+        assert correct_of(rows, results=tmp_path, runs=tmp_path) is None
+        (tmp_path / key).mkdir()
+        labels = np.arange(6) % 3
+        guess = np.where(np.arange(6) < number, labels, labels + 1)
+        np.savez(tmp_path / key / "predictions.npz", label=labels, prediction=guess)
+    found = correct_of(rows, results=tmp_path, runs=tmp_path)
+    assert found
+    assert found(keys[2]).tolist() == [True, True, False, False, False, False]
 
 
 def test_single_runs_are_compared_by_mcnemar() -> None:

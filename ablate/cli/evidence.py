@@ -193,10 +193,12 @@ def report_command(
 ) -> None:
     """Write one self-contained HTML page: question, table, figures, verdicts, environment."""
     from ablate.report.page import write_page
+    from ablate.report.predictions import correct_of
 
     loaded, rows, curves = _load(study, profile, overrides, results=results, runs=runs)
     path = output or results / loaded.full_name / "report.html"
-    click.echo(write_page(loaded, rows, curves, path))
+    correct = correct_of(rows, results=results, runs=runs)
+    click.echo(write_page(loaded, rows, curves, path, correct=correct))
 
 
 @click.command(
