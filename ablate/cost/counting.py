@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 
-from ablate.cost.meta import ShapeCache, on_meta
+from ablate.cost.meta import ShapeCache, on_meta, tensors_of
 from ablate.cost.parts import REST, Part, partition
 from ablate.cost.trace import Call, trace
-from ablate.errors import ConfigError, unknown
+from ablate.errors import ConfigError, ModelError, unknown
 from ablate.models.factory import create_model
 from ablate.models.network import Network
 
@@ -130,33 +131,62 @@ def profile(
         from ablate.cost.second_opinion import profile_with_fvcore
 
         return profile_with_fvcore(model, image_size, num_classes, in_chans, options)
-    network, arch, size = on_shapes(model, image_size, num_classes, in_chans, options)
-    parts = partition(network)
-    calls = trace(network, parts, image_size=size, in_chans=in_chans)
-    return summarize(network, arch, size, parts, calls)
+    size = size_for(model, image_size)
+    network, arch = on_shapes(model, size, num_classes, in_chans, options)
+    run = partial(trace, image_size=size, in_chans=in_chans)
+    try:
+        calls = run(network, partition(network), device=torch.device("meta"))
+    except ModelError:
+        if any(isinstance(module, Network) for module in network.modules()):
+            raise
+        # A network that reads values needs more than shapes: it runs for real.
+        network = with_values(model, size, num_classes, in_chans, options)
+        calls = run(network, partition(network), device=device_of(network))
+    return summarize(network, arch, size, partition(network), calls)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights lie; the CPU where it has none."""
+    return next((tensor.device for tensor in tensors_of(network)), torch.device("cpu"))
 
 
 def on_shapes(
     model: str | nn.Module,
-    image_size: Size | None,
+    size: tuple[int, int],
     num_classes: int,
     in_chans: int,
     options: Mapping[str, object],
-) -> tuple[nn.Module, str, tuple[int, int]]:
-    """The network on the meta device, its name, and the size of its input."""
+) -> tuple[nn.Module, str]:
+    """The network on the meta device, and its name."""
     if isinstance(model, nn.Module):
-        if options:
-            raise ConfigError(
-                f"a network that is built already takes no options, but got {', '.join(options)}"
-            )
-        return on_meta(model), name_of(model), size_for(model, image_size)
-    size = 224 if image_size is None else image_size
+        refuse_options(options)
+        return on_meta(model), name_of(model)
     with torch.device("meta"), ShapeCache():
-        network = create_model(
-            model, num_classes=num_classes, image_size=size, in_chans=in_chans,
-            features_only=False, **options,
-        )  # fmt: skip
-    return network, getattr(network, "arch", model), pair(size)
+        network = with_values(model, size, num_classes, in_chans, options)
+    return network, str(getattr(network, "arch", model))
+
+
+def with_values(
+    model: str | nn.Module,
+    size: tuple[int, int],
+    num_classes: int,
+    in_chans: int,
+    options: Mapping[str, object],
+) -> nn.Module:
+    """The network that is given, or that a name means, built on the default device."""
+    if isinstance(model, nn.Module):
+        refuse_options(options)
+        return model
+    kept: dict[str, Any] = dict(options)
+    return create_model(model, num_classes=num_classes, image_size=size, in_chans=in_chans, **kept)
+
+
+def refuse_options(options: Mapping[str, object]) -> None:
+    """Raises ConfigError for options of a network that is built already."""
+    if options:
+        raise ConfigError(
+            f"a network that is built already takes no options, but got {', '.join(options)}"
+        )
 
 
 def name_of(model: nn.Module) -> str:
@@ -164,22 +194,19 @@ def name_of(model: nn.Module) -> str:
     return model.arch if isinstance(model, Network) and model.arch else type(model).__name__
 
 
-def size_for(model: nn.Module, image_size: Size | None) -> tuple[int, int]:
-    """(H, W) that is asked for, else what the network was made for, else 224 x 224."""
-    if image_size is None:
-        return model.image_size if isinstance(model, Network) else (224, 224)
-    return pair(image_size)
-
-
-def pair(image_size: Size) -> tuple[int, int]:
-    """(H, W) of an image size.
+def size_for(model: str | nn.Module, image_size: Size | None) -> tuple[int, int]:
+    """(H, W) that is asked for, else what the network was made for, else 224 x 224.
 
     Raises:
         ConfigError: not one or two whole numbers of at least 1.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if image_size is None:
+        return model.image_size if isinstance(model, Network) else (224, 224)
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size,) * 2
     if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
-        raise ConfigError(f"image_size is one number or (height, width), but got {image_size}")
+        raise ConfigError(
+            f"image_size is one whole number or (height, width), but got {image_size!r}"
+        )
     return size
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.cost.counting import Size, pair
+from ablate.cost.counting import Size, size_for
 from ablate.cost.resizable import Resizable, Shape
 from ablate.cost.surrogate import Counter, Numbers, Surrogate
 from ablate.errors import ConfigError, ModelError, unknown
@@ -104,7 +104,7 @@ def match(
     if is_comparison(arch):
         raise ModelError(f"{arch} is no arch of ours: it cannot be resized to a budget")
     resizable = Resizable(str(expand(arch)))
-    count = _counter(by, pair(image_size), num_classes)
+    count = _counter(by, size_for(arch, image_size), num_classes)
     return _Search(resizable, count, budget, tolerance).result()
 
 

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
-from ablate.cost.counting import Size, name_of, pair, size_for
+from ablate.cost.counting import Size, name_of, size_for, with_values
 from ablate.cost.memory import DTYPES, check_step
 from ablate.cost.trace import RUN_ERRORS, refused
 from ablate.errors import AblateError, ConfigError
-from ablate.models.factory import create_model
 
 WARM_UP = 3
 """Steps before anything is timed: memory pools, kernels' choices, the optimizer's state."""
@@ -113,16 +112,10 @@ def measure(
         check_step(batch_size, precision, optimizer)
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"seconds is a number above 0, but got {seconds}")
-    if isinstance(model, nn.Module):
-        network, arch, size = model, name_of(model), size_for(model, image_size)
-    else:
-        size = pair(224 if image_size is None else image_size)
-        network = create_model(
-            model, num_classes=num_classes, image_size=size, in_chans=in_chans,
-            features_only=False, **options,
-        )  # fmt: skip
-        arch = str(getattr(network, "arch", model))
-    bench = _Bench(network.to(place), arch, size, in_chans, precision, place, seconds)
+    size = size_for(model, image_size)
+    network = with_values(model, size, num_classes, in_chans, options)
+    arch = name_of(network) if isinstance(model, nn.Module) else getattr(network, "arch", model)
+    bench = _Bench(network.to(place), str(arch), size, in_chans, precision, place, seconds)
     found = []
     for batch_size in batch_sizes:
         found.append(bench.run("eval", batch_size, optimizer))

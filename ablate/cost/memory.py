@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ablate.cost.counting import Size, on_shapes
+from ablate.cost.counting import Size, on_shapes, size_for
 from ablate.cost.formulas import aten
 from ablate.cost.meta import ShapeCache, twin
 from ablate.cost.trace import RUN_ERRORS, refused
@@ -59,7 +59,8 @@ def training_memory(
         ModelError: a network that cannot be built or run at that size.
     """
     check_step(batch_size, precision, optimizer)
-    shapes, _, size = on_shapes(model, image_size, num_classes, in_chans, options)
+    size = size_for(model, image_size)
+    shapes, _ = on_shapes(model, size, num_classes, in_chans, options)
     network = shapes if precision == "fp32" else _pretending(shapes)
     trainable = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
     ledger = _Ledger()
@@ -69,8 +70,6 @@ def training_memory(
     ledger.follow([images])
     try:
         _step(network, images, precision, ledger)
-    except NotImplementedError:
-        raise
     except RUN_ERRORS as error:
         raise refused(network, size, in_chans, error) from error
     return ledger.peak + STATES[optimizer] * trainable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ _PLAIN = (
 )  # fmt: skip
 
 
+_MOST_KNOWN = 50_000
+"""Operators with their shapes that are kept for this process; all presets together need 3,000."""
+
+
 class ShapeCache(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs operators on meta tensors, each on the same shapes only once.
 
@@ -23,9 +27,10 @@ class ShapeCache(TorchDispatchMode):  # type: ignore[no-untyped-call]
     theirs. Views, and operators on tensors with values, always run.
     """
 
+    _known: ClassVar[dict[Hashable, Callable[[Sequence[Any]], Any]]] = {}
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known: dict[Hashable, Callable[[Sequence[Any]], Any]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -41,7 +46,7 @@ class ShapeCache(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if again is None:
             out = func(*args, **kwargs)
             again = _repeat(func, args, key, out)
-            if again is not None:
+            if again is not None and len(self._known) < _MOST_KNOWN:
                 self._known[key] = again
             return out
         return again(args)

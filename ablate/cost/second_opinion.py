@@ -11,11 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ablate.cost.counting import Cost, Size, count_params, name_of, pair, size_for, stage_costs
+from ablate.cost.counting import (
+    Cost,
+    Size,
+    count_params,
+    device_of,
+    name_of,
+    size_for,
+    stage_costs,
+    with_values,
+)
 from ablate.cost.parts import partition
 from ablate.cost.trace import RUN_ERRORS, evaluating, refused
 from ablate.errors import ModelError
-from ablate.models.factory import create_model
 
 _PRODUCTS = ("conv", "linear", "matmul", "addmm", "mm", "bmm", "einsum")
 """fvcore's names for what counts as a multiply-add."""
@@ -32,6 +40,11 @@ def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
+def _product(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Any torch.matmul: of vectors, and of batches that broadcast, on which fvcore's own fails."""
+    return prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
+
+
 def _matrix_in(place: int) -> Callable[[Sequence[Any], Sequence[Any]], int]:
     return lambda inputs, outputs: prod(_shape(inputs[place]))
 
@@ -42,13 +55,14 @@ def _added_batches(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 _HANDLES: Mapping[str, Callable[[Sequence[Any], Sequence[Any]], int]] = {
     "aten::scaled_dot_product_attention": _attention,
+    "aten::matmul": _product,
     "aten::baddbmm": _added_batches,
     "aten::addbmm": _added_batches,
     "aten::mv": _matrix_in(0),
     "aten::dot": _matrix_in(0),
     "aten::addmv": _matrix_in(1),
 }
-"""Operators that fvcore skips; what else it skips is listed in `uncounted_ops`."""
+"""Operators that fvcore skips or mistakes; what else it skips is listed in `uncounted_ops`."""
 
 _OWN = tuple(name.removeprefix("aten::") for name in _HANDLES)
 
@@ -68,16 +82,9 @@ def profile_with_fvcore(
     Raises:
         ModelError: the network is on the meta device, or does not take such an image.
     """
-    if isinstance(model, nn.Module):
-        network, arch, size = model, name_of(model), size_for(model, image_size)
-    else:
-        size = pair(224 if image_size is None else image_size)
-        with torch.device("cpu"):
-            network = create_model(
-                model, num_classes=num_classes, image_size=size, in_chans=in_chans,
-                features_only=False, **options,
-            )  # fmt: skip
-        arch = getattr(network, "arch", model)
+    size = size_for(model, image_size)
+    network = with_values(model, size, num_classes, in_chans, options)
+    arch = name_of(network) if isinstance(model, nn.Module) else getattr(network, "arch", model)
     counts, uncounted = _analyse(network, size, in_chans)
     parts = partition(network)
     names = {module: name for name, module in network.named_modules()}
@@ -87,7 +94,7 @@ def profile_with_fvcore(
     macs[-1] = sum(whole.values()) - sum(macs.values())
     params, trainable = count_params(network)
     return Cost(
-        arch=arch,
+        arch=str(arch),
         image_size=size,
         params=params,
         trainable=trainable,
@@ -112,7 +119,7 @@ def _analyse(
     network: nn.Module, size: tuple[int, int], in_chans: int
 ) -> tuple[Mapping[str, Mapping[str, float]], Counter[str]]:
     """fvcore's counts by module and operator, and the operators that it has no handle for."""
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     if device.type == "meta":
         raise ModelError("fvcore needs weights: build the network on the CPU, or counter='ablate'")
     image = torch.zeros(1, in_chans, *size, device=device)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablate.cost.formulas import computes, count_macs, shape_of
-from ablate.cost.meta import ShapeCache, tensors_of
+from ablate.cost.meta import ShapeCache
 from ablate.cost.parts import Part
 from ablate.errors import ModelError
 
@@ -88,28 +88,31 @@ class _Pooling(TorchFunctionMode):
 
 
 def trace(
-    model: nn.Module, parts: Sequence[Part], *, image_size: tuple[int, int], in_chans: int
+    model: nn.Module,
+    parts: Sequence[Part],
+    *,
+    image_size: tuple[int, int],
+    in_chans: int,
+    device: torch.device,
 ) -> list[Call]:
     """The computing operators of one image's forward pass in eval mode, part by part.
 
     Args:
-        model: on the meta device; nothing is allocated then. Elsewhere it runs for real.
+        model: on the device.
         parts: its stages; calls elsewhere have part -1.
         image_size: (H, W) in pixels.
         in_chans: channels of the image.
+        device: "meta", where nothing is allocated; elsewhere the network runs for real.
 
     Raises:
         ModelError: the network does not take such an image.
     """
-    device = next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
     recorder = _Recorder()
     image = torch.zeros(1, in_chans, *image_size, device=device)
     with evaluating(model), _attributed(parts, recorder.inside), torch.no_grad():
         try:
             with ShapeCache(), recorder, _Pooling(recorder):
                 model(image)
-        except NotImplementedError:  # reads values, which shapes alone do not have
-            raise
         except RUN_ERRORS as error:
             raise refused(model, image_size, in_chans, error) from error
     return recorder.calls
