@@ -14,7 +14,6 @@ from study_fakes import fake_result, fake_study, instant
 from ablate.errors import ResultsError
 from ablate.study.engine import run
 from ablate.study.rows import (
-    COLUMNS,
     Row,
     best_of_each,
     format_rows,
@@ -92,7 +91,7 @@ def test_a_result_counts_before_a_failure_of_the_same_key() -> None:
 
 
 def test_columns_of_a_later_version_are_kept() -> None:
-    text = format_rows([row(novelty=3)], COLUMNS, order=("key",))
+    text = format_rows([row(novelty=3)])
     assert text.splitlines()[0].endswith(",fingerprint,novelty")
 
 

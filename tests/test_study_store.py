@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from study_fakes import FakeStudy, fake_study, instant, raises
 from ablate.config import DataConfig, TrialConfig, TrialResult
 from ablate.errors import ResultsError
 from ablate.study.audit import check_results
+from ablate.study.curves import CURVE_COLUMNS
 from ablate.study.engine import run
 from ablate.study.folder import RunFolder
 from ablate.study.meta import read_meta
 from ablate.study.owner import Ownership
-from ablate.study.rows import COLUMNS, CURVE_COLUMNS, read_rows, write_rows
+from ablate.study.rows import COLUMNS, read_rows, write_rows
 from ablate.study.settings import Settings
 from ablate.study.status import status
 from ablate.study.store import load_curves, load_predictions, load_results
@@ -76,6 +78,20 @@ def test_run_folders_and_committed_rows_read_the_same(settings: Settings, tmp_pa
     for other in (from_rows, by_name, by_path):
         assert from_runs.equals(other)
         assert (from_runs.dtypes == other.dtypes).all()
+
+
+def test_a_later_result_of_a_run_folder_stands_before_a_committed_row(settings: Settings) -> None:
+    study = fake_study(1, 1)
+    run(study, settings)
+    folder = RunFolder(settings.runs / study.raw[0].trials[0].key)
+    result = folder.result()
+    assert result is not None
+    later = time.time() + 5
+    folder.write_result(result.model_copy(update={"top1": 12.5}))
+    os.utime(folder.path / "result.json", (later, later))
+    assert load_results(study, **places(settings))["top1"].tolist() == [12.5]
+    os.utime(folder.path / "result.json", (1, 1))
+    assert load_results(study, **places(settings))["top1"].tolist() == [result.top1]
 
 
 def test_results_that_are_not_there_are_told_with_those_that_are(settings: Settings) -> None:
@@ -198,9 +214,8 @@ def test_status_shows_what_changed_under_a_finished_trial(
 def test_status_shows_changed_images(settings: Settings) -> None:
     study = fake_study(1, 1)
     run(study, settings)
-    path = settings.runs / study.raw[0].trials[0].key / "environment.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"fingerprint": "0" * 64}))
+    path = settings.results / "fake" / "trials.csv"
+    write_rows(path, [{**row, "fingerprint": "0" * 64} for row in read_rows(path)])
     (trial,) = status(study, **places(settings)).trials
     assert trial.stale[0].startswith("data: fingerprint 000000000000 is now ")
 

@@ -9,17 +9,11 @@ from pathlib import Path
 
 from ablate.errors import ResultsError
 from ablate.study.cells import Cell, StudyLike
+from ablate.study.curves import CURVES, read_curves
 from ablate.study.folder import run_folders
-from ablate.study.rows import Row, read_curve_rows, read_rows
-from ablate.study.store import (
-    CURVES,
-    SUPERSEDED,
-    TRIALS,
-    label,
-    recorded_cells,
-    study_folder,
-    verdict,
-)
+from ablate.study.rows import Row, read_rows
+from ablate.study.shelf import SUPERSEDED, TRIALS, verdict
+from ablate.study.store import label, recorded_cells, study_folder
 
 NUMBERS = (
     "top1", "top5", "test_loss", "train_top1", "train_loss", "val_top1", "val_loss",
@@ -125,16 +119,14 @@ def _made(row: Row) -> str:
 def _check_curves(path: Path) -> Iterator[Contradiction]:
     """Epochs of one key that stand twice with different numbers."""
     try:
-        rows = read_curve_rows(path)
+        curves = read_curves(path).drop_duplicates()
     except ResultsError as error:
         yield Contradiction(kind="damaged", key=None, message=str(error))
         return
-    seen: dict[tuple[str, str, int], Row] = {}
-    for row in rows:
-        place = (row["key"], row["variant_name"], row["epoch"])
-        if seen.setdefault(place, row) != row:
-            message = f"{path}: epoch {row['epoch']} of {row['key'][:12]} stands twice, differently"
-            yield Contradiction(kind="curve", key=row["key"], message=message)
+    twice = curves[curves.duplicated(["key", "variant_name", "epoch"])]
+    for key, epoch in zip(twice["key"], twice["epoch"], strict=True):
+        message = f"{path}: epoch {epoch} of {key[:12]} stands twice, differently"
+        yield Contradiction(kind="curve", key=key, message=message)
 
 
 def _misfits(study: StudyLike, results: Path) -> Iterator[Contradiction]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ablate.config import TrialResult
 from ablate.study.cells import Cell, StudyLike
 from ablate.study.folder import RunFolder
 from ablate.study.ledger import Failure
 from ablate.study.resolution import Resolved
 from ablate.study.settings import Settings, Summary
+from ablate.study.shelf import Found, Shelf
 from ablate.study.status import stale_changes
-from ablate.study.store import committed_rows, verdict
 
 
 class Books:
@@ -48,30 +45,24 @@ class Books:
 
     def sort(self) -> list[str]:
         """Note what is done or has failed before; the keys of the rest, in the study's order."""
-        committed = committed_rows(self._settings.results)
+        shelf = Shelf(self._settings.runs, self._settings.results)
         todo = []
         for key in self.cells:
-            folder = self.folder(key)
-            result, failure = verdict(folder) if folder.path.exists() else (None, None)
-            row = committed.get(key)
-            is_done = result is not None or (row is not None and row["status"] == "done")
-            if is_done and not self._is_renewed(key, result, row):
+            found = shelf.find(key)
+            if found.done and not self._is_renewed(key, found):
                 self.done.add(key)
-            elif failure is not None and not is_done and not self._is_retried(failure):
-                self.failed[key] = failure
+            elif found.failure is not None and not self._is_retried(found.failure):
+                self.failed[key] = found.failure
             else:
-                if is_done or self._settings.fresh == "all":
+                if found.done or self._settings.fresh == "all":
                     self.renewed.add(key)
                 todo.append(key)
         return todo
 
-    def _is_renewed(
-        self, key: str, result: TrialResult | None, row: Mapping[str, Any] | None
-    ) -> bool:
-        if self._settings.fresh != "stale":
-            return self._settings.fresh == "all"
-        folder = self.folder(key) if result is not None else None
-        return bool(stale_changes(folder, row, self._study.plugins, self.fingerprint(key)))
+    def _is_renewed(self, key: str, found: Found) -> bool:
+        if self._settings.fresh == "stale":
+            return bool(stale_changes(found, self._study.plugins, self.fingerprint(key)))
+        return self._settings.fresh == "all"
 
     def _is_retried(self, failure: Failure) -> bool:
         return self._settings.fresh == "all" or failure.kind in self._settings.retry

@@ -26,7 +26,8 @@ from ablate.study.owner import Owned, Ownership, alive, read_owner
 from ablate.study.progress import Event, EventKind, Sink, duration
 from ablate.study.resolution import Resolved, prepare_images
 from ablate.study.settings import Settings, Summary
-from ablate.study.store import verdict, write_results
+from ablate.study.shelf import verdict
+from ablate.study.store import write_results
 from ablate.study.worker import Order, Outcome, run_trial
 
 POLL_SECONDS = 0.5

@@ -27,13 +27,14 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
 """The parts of our own code that the numbers of a trial depend on."""
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "timm")
-_DIFF_LIMIT = 200_000
 
 
 def environment(
     plugins: Sequence[str] = (), *, fingerprint: str | None = None, **execution: Any
 ) -> dict[str, Any]:
     """The content of `environment.json`.
+
+    `diff` names a file in `runs/.diffs` that many trials share.
 
     Args:
         plugins: modules of the user that the study registers blocks or data from.
@@ -102,15 +103,21 @@ def versions() -> dict[str, str]:
 def _repository() -> dict[str, Any]:
     """Commit and uncommitted changes of our own code; None where it is no git checkout."""
     root = Path(ablate.__file__).parent
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or _git(root, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if _git(root, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "dirty": None, "diff": None}
-    diff = _git(root, "diff", "HEAD", "--", ".") or ""
+    diff = uncommitted()
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "dirty": bool(diff),
-        "diff": diff[:_DIFF_LIMIT] or None,
+        "diff": f"{hashlib.sha256(diff.encode()).hexdigest()[:16]}.diff" if diff else None,
     }
+
+
+@functools.cache
+def uncommitted() -> str:
+    """What our own code differs in from its commit, as git tells it; "" where in nothing."""
+    root = Path(ablate.__file__).parent
+    return _git(root, "diff", "HEAD", "--", ".") or ""
 
 
 def commit() -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.config import TrialConfig, TrialResult
+from ablate.config import TrialResult
 from ablate.study.files import read_json, set_aside, write_json
 from ablate.study.ledger import Failure
 
@@ -101,9 +101,14 @@ class RunFolder:
                 found[name] = str(error).splitlines()[0]
         return found
 
-    def complaints(self) -> list[str]:
-        """What in this folder is damaged or not ours: it is reported, never deleted."""
-        damaged = [f"damaged {self.path / name}: {why}" for name, why in self.damaged().items()]
+    def complaints(self, *, verdicts: bool = True) -> list[str]:
+        """What in this folder is damaged or not ours: it is reported, never deleted.
+
+        Args:
+            verdicts: whether to read `result.json` and `failure.json`, too.
+        """
+        wrong = self.damaged() if verdicts else {}
+        damaged = [f"damaged {self.path / name}: {why}" for name, why in wrong.items()]
         unknown = sorted(
             entry.name
             for entry in os.scandir(self.path)
@@ -112,14 +117,15 @@ class RunFolder:
         return damaged + [f"unknown file {self.path / name}" for name in unknown]
 
 
-def run_folder(runs: Path, trial: TrialConfig) -> RunFolder:
-    """The folder of a trial, which need not exist yet."""
-    return RunFolder(runs / trial.key)
+def run_keys(runs: Path) -> set[str]:
+    """The keys of all run folders under `runs`."""
+    try:
+        return {name for name in os.listdir(runs) if len(name) == 64 and _KEY.fullmatch(name)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def run_folders(runs: Path) -> Iterator[RunFolder]:
-    """Every run folder under `runs`, in no order."""
-    if runs.is_dir():
-        for entry in os.scandir(runs):
-            if _KEY.fullmatch(entry.name):
-                yield RunFolder(Path(entry.path))
+    """Every run folder under `runs`, by key."""
+    for key in sorted(run_keys(runs)):
+        yield RunFolder(runs / key)

@@ -30,11 +30,7 @@ COLUMNS: tuple[str, ...] = (
     *(name for name in TrialResult.model_fields if name not in IDENTITY),
     *PROVENANCE,
 )
-CURVE_COLUMNS = (
-    "key", "variant_name", "seed", "epoch",
-    "train_loss_running", "train_loss", "train_top1", "val_loss", "val_top1", "lr",
-)  # fmt: skip
-_CURVE_INTEGERS = {"seed", "epoch"}
+_KNOWN = frozenset(COLUMNS)
 _RANK = {"done": 0, "failed": 1, "missing": 2}
 
 
@@ -83,31 +79,16 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ResultsError: a cell, a line or the header is damaged; names the file and the line.
     """
-    return _read(path, lambda name: CELL_TYPES.get(name, str), required=("key", "status"))
-
-
-def read_curve_rows(path: Path) -> list[Row]:
-    """The rows of a curves.csv, as `read_rows`."""
-
-    def cell_type(name: str) -> type:
-        if name in _CURVE_INTEGERS:
-            return int
-        return str if name in ("key", "variant_name") else float
-
-    return _read(path, cell_type, required=("key", "epoch"))
-
-
-def _read(path: Path, cell_type: Callable[[str], type], required: Sequence[str]) -> list[Row]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     lines = csv.reader(io.StringIO(text))
     header = next(lines, [])
-    missing = [name for name in required if name not in header]
+    missing = [name for name in ("key", "status") if name not in header]
     if missing:
         raise ResultsError(f"{path}, line 1: the header has no column {missing[0]!r}")
-    readers = [(name, _READERS[cell_type(name)]) for name in header]
+    readers = [(name, _READERS[CELL_TYPES.get(name, str)]) for name in header]
     rows = []
     for cells in lines:
         if cells == header:  # a git union merge of two new files may keep both headers
@@ -138,15 +119,14 @@ def _typed(
 _MARKERS = ("<<<<<<<", "=======", ">>>>>>>")
 
 
-def format_rows(rows: Iterable[Row], columns: Sequence[str], order: Sequence[str]) -> str:
-    """The text of a CSV file, sorted by the columns in `order`.
+def format_rows(rows: Iterable[Row]) -> str:
+    """The text of a trials.csv, sorted by key.
 
-    Columns that `rows` have beyond `columns` are kept behind them.
+    Columns that `rows` have beyond `COLUMNS` are kept behind them.
     """
-    listed = sorted(rows, key=lambda row: tuple((row[name] is None, row[name]) for name in order))
-    known = set(columns)
-    extra = sorted({name for row in listed for name in row if name not in known})
-    names = [*columns, *extra]
+    listed = sorted(rows, key=lambda row: (row["key"], row.get("variant_name") or ""))
+    extra = sorted({name for row in listed for name in row.keys() - _KNOWN})
+    names = [*COLUMNS, *extra]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -155,16 +135,8 @@ def format_rows(rows: Iterable[Row], columns: Sequence[str], order: Sequence[str
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> bool:
-    """Write a trials.csv, sorted by key; False where it already says the same."""
-    return _write(path, format_rows(rows, COLUMNS, order=("key", "variant_name")))
-
-
-def write_curve_rows(path: Path, rows: Iterable[Row]) -> bool:
-    """Write a curves.csv, sorted by key and epoch; False where it already says the same."""
-    return _write(path, format_rows(rows, CURVE_COLUMNS, order=("key", "variant_name", "epoch")))
-
-
-def _write(path: Path, text: str) -> bool:
+    """Write a trials.csv; False where it already says the same."""
+    text = format_rows(rows)
     if path.exists() and path.read_bytes() == text.encode():
         return False
     write_atomic(path, text)

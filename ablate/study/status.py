@@ -10,10 +10,12 @@ from typing import Any
 
 from ablate.study.cells import Cell, StudyLike
 from ablate.study.environment import changes, code, code_digest
-from ablate.study.folder import RunFolder, run_folders
+from ablate.study.folder import RunFolder
+from ablate.study.ledger import Failure
 from ablate.study.owner import describe
 from ablate.study.resolution import recorded
-from ablate.study.store import committed_rows, study_folder, verdict
+from ablate.study.shelf import Found, Shelf
+from ablate.study.store import study_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +58,14 @@ def status(
 ) -> StudyStatus:
     """Where a study stands, from run folders and committed rows; reads no images and no torch."""
     resolved = recorded(study, study_folder(study, results))
-    present = {folder.key: folder for folder in run_folders(Path(runs))}
-    committed = committed_rows(results)
+    shelf = Shelf(Path(runs), Path(results))
     trials, complaints = [], []
     for cell in resolved.cells:
-        folder, row = present.get(cell.key), committed.get(cell.key)
+        found = shelf.find(cell.key)
         fingerprint = resolved.fingerprints.get(cell.trial.data.name)
-        trials.append(_trial(cell, folder, row, study.plugins, fingerprint))
-        if folder is not None:
-            complaints += folder.complaints()
+        trials.append(_trial(cell, found, study.plugins, fingerprint))
+        if found.folder is not None:
+            complaints += found.folder.complaints(verdicts=found.looked)
     states = Counter(trial.status for trial in trials)
     order = ("done", "running", "started", "failed", "missing")
     return StudyStatus(
@@ -77,11 +78,7 @@ def status(
 
 
 def _trial(
-    cell: Cell,
-    folder: RunFolder | None,
-    row: Mapping[str, Any] | None,
-    plugins: tuple[str, ...],
-    fingerprint: str | None,
+    cell: Cell, found: Found, plugins: tuple[str, ...], fingerprint: str | None
 ) -> TrialStatus:
     named: dict[str, Any] = {
         "key": cell.key,
@@ -89,20 +86,18 @@ def _trial(
         "variant_name": cell.variant_name,
         "seed": cell.trial.seed,
     }
-    result, failure = verdict(folder) if folder is not None else (None, None)
-    if result is not None or (row is not None and row["status"] == "done"):
-        changed = stale_changes(folder if result else None, row, plugins, fingerprint)
+    if found.done:
+        changed = stale_changes(found, plugins, fingerprint)
         return TrialStatus(**named, status="done", stale=tuple(changed))
-    if folder is not None:
-        return _unfinished(named, folder, failure)
-    if row is not None:
-        return TrialStatus(
-            **named, status="failed", failure=row["failure"], message=row["failure_message"]
-        )
+    if found.row is not None and found.folder is None:
+        told = {"failure": found.row["failure"], "message": found.row["failure_message"]}
+        return TrialStatus(**named, status="failed", **told)
+    if found.folder is not None:
+        return _unfinished(named, found.folder, found.failure)
     return TrialStatus(**named, status="missing")
 
 
-def _unfinished(named: dict[str, Any], folder: RunFolder, failure: Any) -> TrialStatus:
+def _unfinished(named: dict[str, Any], folder: RunFolder, failure: Failure | None) -> TrialStatus:
     row = folder.progress()
     epoch = int(row["epoch"]) if "epoch" in row else None
     if (owner := describe(folder.owner)) is not None:
@@ -114,23 +109,20 @@ def _unfinished(named: dict[str, Any], folder: RunFolder, failure: Any) -> Trial
     return TrialStatus(**named, status="started", epoch=epoch)
 
 
-def stale_changes(
-    folder: RunFolder | None,
-    row: Mapping[str, Any] | None,
-    plugins: tuple[str, ...],
-    fingerprint: str | None,
-) -> list[str]:
+def stale_changes(found: Found, plugins: tuple[str, ...], fingerprint: str | None) -> list[str]:
     """What has changed under a finished trial since it was trained, in words.
 
     A run folder tells which part of the code; of a committed row only a digest is known.
     """
     parts = code(plugins)
     now = {"code": parts, "fingerprint": fingerprint}
-    if folder is not None and (then := folder.environment()):
-        return changes(then, now)
-    if row is None:
-        return []
-    found = changes({"fingerprint": row.get("fingerprint")}, now)
-    if row.get("code") and row["code"] != code_digest(parts):
-        found.insert(0, f"code: since commit {(row.get('commit') or 'unknown')[:12]}")
-    return found
+    row = found.row
+    if row is not None:
+        changed = changes({"fingerprint": row.get("fingerprint")}, now)
+        is_same = row.get("code") in (None, code_digest(parts))
+        if is_same:
+            return changed
+        if found.folder is None:
+            return [f"code: since commit {(row.get('commit') or 'unknown')[:12]}", *changed]
+    assert found.folder is not None
+    return changes(found.folder.environment(), now)

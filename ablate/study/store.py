@@ -5,10 +5,9 @@ Reading needs neither torch nor the images.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.config import TrialResult
 from ablate.errors import ResultsError, unknown
 from ablate.study.cells import Cell, StudyLike
+from ablate.study.curves import (
+    CURVES,
+    committed_curves,
+    read_curves,
+    sort_curves,
+    study_curves,
+    write_curves,
+)
 from ablate.study.environment import code_digest
 from ablate.study.files import write_atomic
-from ablate.study.folder import RunFolder, run_folders
-from ablate.study.ledger import Failure
+from ablate.study.folder import RunFolder
 from ablate.study.meta import write_meta
 from ablate.study.resolution import recorded
-from ablate.study.rows import (
-    CELL_TYPES,
-    COLUMNS,
-    CURVE_COLUMNS,
-    Row,
-    best_of_each,
-    read_curve_rows,
-    read_rows,
-    write_curve_rows,
-    write_rows,
-)
+from ablate.study.rows import CELL_TYPES, COLUMNS, Row, best_of_each, read_rows, write_rows
+from ablate.study.shelf import SUPERSEDED, TRIALS, Shelf
 
-TRIALS, SUPERSEDED, CURVES, PREDICTIONS = (
-    "trials.csv", "superseded.csv", "curves.csv", "predictions",
-)  # fmt: skip
+PREDICTIONS = "predictions"
 
 PathLike = str | Path
 
@@ -74,7 +68,7 @@ def load_results(
     """
     if not isinstance(study_or_folder, (str, Path)):
         found = recorded_cells(study_or_folder, results)
-        return frame(study_rows(found, Path(runs), committed_rows(results)))
+        return frame(study_rows(found, Shelf(Path(runs), Path(results))))
     folder = _results_folder(study_or_folder, Path(results))
     return frame(best_of_each(read_rows(folder / TRIALS)))
 
@@ -83,15 +77,22 @@ def load_curves(
     study_or_folder: StudyLike | PathLike, results: PathLike = "results", runs: PathLike = "runs"
 ) -> pd.DataFrame:
     """One row a trial and epoch, with the columns `CURVE_COLUMNS`; as `load_results`."""
-    if isinstance(study_or_folder, (str, Path)):
-        folder = _results_folder(study_or_folder, Path(results))
-        keys = {row["key"] for row in read_rows(folder / TRIALS)}
-        rows = [row for row in read_curve_rows(folder / CURVES) if row["key"] in keys]
-    else:
+    if not isinstance(study_or_folder, (str, Path)):
         found = recorded_cells(study_or_folder, results)
-        rows = _study_curves(found, Path(runs), _committed_curves(Path(results)))
-    curves = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
-    return curves.sort_values(["key", "variant_name", "epoch"], ignore_index=True)
+        shelf = Shelf(Path(runs), Path(results))
+        committed = committed_curves(Path(results))
+        return study_curves(found, Path(runs), committed, _open_keys(found, shelf))
+    folder = _results_folder(study_or_folder, Path(results))
+    keys = {row["key"] for row in read_rows(folder / TRIALS)}
+    curves = read_curves(folder / CURVES).drop_duplicates(["key", "variant_name", "epoch"])
+    return sort_curves(curves[curves["key"].isin(keys)])
+
+
+def _open_keys(cells: Iterable[Cell], shelf: Shelf) -> set[str]:
+    """Trials without a committed result that stands."""
+    return {
+        cell.key for cell in cells if (found := shelf.find(cell.key)).row is None or not found.done
+    }
 
 
 def load_predictions(
@@ -119,45 +120,24 @@ def _results_folder(name: PathLike, results: Path) -> Path:
     raise ResultsError(f"{results}: {unknown('results', str(name), names)}")
 
 
-def committed_rows(results: PathLike) -> dict[str, Row]:
-    """The best row of each key in all committed results: a result before a failure."""
-    found: list[Row] = []
-    for name in (SUPERSEDED, TRIALS):
-        for path in sorted(Path(results).glob(f"*/{name}")):
-            found += ({**row, "variant_name": None} for row in read_rows(path))
-    return {row["key"]: row for row in best_of_each(found)}
-
-
-def study_rows(cells: Iterable[Cell], runs: Path, committed: Mapping[str, Row]) -> list[Row]:
-    """One row for each cell, from its run folder or else from a committed row, sorted by key."""
-    present = {folder.key: folder for folder in run_folders(runs)}
-    rows = [_row(cell, present.get(cell.key), committed.get(cell.key)) for cell in cells]
+def study_rows(cells: Iterable[Cell], shelf: Shelf) -> list[Row]:
+    """One row for each cell, sorted by key."""
+    rows = [_row(cell, shelf) for cell in cells]
     return sorted(rows, key=lambda row: (row["key"], row["variant_name"]))
 
 
-def _row(cell: Cell, folder: RunFolder | None, committed: Row | None) -> Row:
-    result, failure = verdict(folder) if folder is not None else (None, None)
-    if folder is not None and result is not None:
-        return {**label(cell), **result.model_dump(), **_provenance(folder)}
-    if committed is not None and committed["status"] == "done":
-        return {**committed, **label(cell), "status": "done"}
-    if folder is not None and failure is not None:
-        return {**label(cell), **_failed(failure), **_provenance(folder)}
-    if committed is not None:
-        return {**committed, **label(cell), "status": committed["status"]}
-    return {**label(cell), "status": "missing"}
-
-
-def verdict(folder: RunFolder) -> tuple[TrialResult | None, Failure | None]:
-    """The result or the failure of a run folder; a damaged file counts as none."""
-    try:
-        result = folder.result()
-    except ValueError:
-        result = None
-    try:
-        return result, folder.failure() if result is None else None
-    except ValueError:
-        return result, None
+def _row(cell: Cell, shelf: Shelf) -> Row:
+    found = shelf.find(cell.key)
+    named = label(cell)
+    if found.row is not None:
+        return {**found.row, **named}
+    if found.folder is not None and found.result is not None:
+        return {**named, **found.result.model_dump(), **_provenance(found.folder)}
+    if found.folder is not None and found.failure is not None:
+        failure = found.failure
+        told = {"failure": failure.kind, "failure_message": failure.message}
+        return {**named, "status": "failed", **told, **_provenance(found.folder)}
+    return {**named, "status": "missing"}
 
 
 def label(cell: Cell) -> Row:
@@ -171,10 +151,6 @@ def label(cell: Cell) -> Row:
         "seed": cell.trial.seed,
         "arch": cell.trial.arch,
     }
-
-
-def _failed(failure: Failure) -> Row:
-    return {"status": "failed", "failure": failure.kind, "failure_message": failure.message}
 
 
 def _provenance(folder: RunFolder) -> Row:
@@ -226,15 +202,15 @@ def write_results(
         renewed: keys that were trained anew; their predictions are written again.
     """
     folder = study_folder(study, results)
-    rows = study_rows(found, Path(runs), committed_rows(results))
-    rows = [row for row in rows if row["status"] != "missing"]
+    shelf = Shelf(Path(runs), Path(results))
+    rows = [row for row in study_rows(found, shelf) if row["status"] != "missing"]
     if not rows:
         return Written(folder=folder, changed=False)
     folder.mkdir(parents=True, exist_ok=True)
     _write_superseded(folder, rows)
     changed = write_rows(folder / TRIALS, rows)
     if changed:
-        _write_curves(folder, found, rows, Path(runs), Path(results))
+        _write_curves(folder, found, shelf, Path(runs), Path(results))
         _write_predictions(folder, rows, Path(runs), Path(results), renewed)
         write_meta(folder, found, rows, record)
     return Written(folder=folder, changed=changed)
@@ -252,46 +228,14 @@ def _write_superseded(folder: Path, rows: Iterable[Row]) -> None:
         write_rows(folder / SUPERSEDED, left)
 
 
-def _write_curves(
-    folder: Path, found: list[Cell], rows: list[Row], runs: Path, results: Path
-) -> None:
+def _write_curves(folder: Path, cells: list[Cell], shelf: Shelf, runs: Path, results: Path) -> None:
     """Curves of finished trials; those that the study no longer asks for stay."""
-    done = {row["key"] for row in rows if row["status"] == "done"}
-    asked = [cell for cell in found if cell.key in done]
-    committed = _committed_curves(results)
-    kept = [row for row in read_curve_rows(folder / CURVES) if row["key"] not in done]
-    write_curve_rows(folder / CURVES, [*kept, *_study_curves(asked, runs, committed)])
-
-
-def _committed_curves(results: Path) -> dict[str, list[Row]]:
-    """The curve of each key in all committed results."""
-    found: dict[str, dict[int, Row]] = {}
-    for path in sorted(results.glob(f"*/{CURVES}")):
-        for row in read_curve_rows(path):
-            found.setdefault(row["key"], {})[row["epoch"]] = row
-    return {key: list(epochs.values()) for key, epochs in found.items()}
-
-
-def _study_curves(
-    found: Iterable[Cell], runs: Path, committed: Mapping[str, list[Row]]
-) -> list[Row]:
-    present = {folder.key: folder.path for folder in run_folders(runs)}
-    rows: list[Row] = []
-    for cell in found:
-        curve: Iterable[Row] = committed.get(cell.key, [])
-        if cell.key in present and (present[cell.key] / "metrics.csv").exists():
-            curve = _metrics(present[cell.key] / "metrics.csv")
-        named = {"key": cell.key, "variant_name": cell.variant_name, "seed": cell.trial.seed}
-        rows += ({**row, **named} for row in curve)
-    return rows
-
-
-def _metrics(path: Path) -> Iterator[Row]:
-    """The rows of a run folder's `metrics.csv`; a torn last line is left out."""
-    text = path.read_text()
-    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
-        numbers = {name: float(row[name]) if row.get(name) else None for name in CURVE_COLUMNS[4:]}
-        yield {"epoch": int(row["epoch"]), **numbers}
+    done = [cell for cell in cells if shelf.find(cell.key).done]
+    kept = read_curves(folder / CURVES)
+    kept = kept[~kept["key"].isin({cell.key for cell in done})]
+    committed = committed_curves(results)
+    now = study_curves(done, runs, committed, _open_keys(done, shelf))
+    write_curves(folder / CURVES, [kept, now])
 
 
 def _write_predictions(
@@ -299,6 +243,7 @@ def _write_predictions(
 ) -> None:
     """A compact file for each finished trial, so that two machines never write the same one."""
     (folder / PREDICTIONS).mkdir(exist_ok=True)
+    copies = {path.name: path for path in sorted(results.glob(f"*/{PREDICTIONS}/*.npz"))}
     present = {path.name for path in (folder / PREDICTIONS).iterdir() if path.stem not in renewed}
     for key in sorted({row["key"] for row in rows if row["status"] == "done"}):
         name = f"{key}.npz"
@@ -306,8 +251,8 @@ def _write_predictions(
             continue
         if (source := runs / key / "predictions.npz").exists():
             write_atomic(folder / PREDICTIONS / name, compact(source), durable=False)
-        elif copies := sorted(results.glob(f"*/{PREDICTIONS}/{name}")):
-            write_atomic(folder / PREDICTIONS / name, copies[0].read_bytes(), durable=False)
+        elif name in copies:
+            write_atomic(folder / PREDICTIONS / name, copies[name].read_bytes(), durable=False)
 
 
 def compact(path: Path) -> bytes:

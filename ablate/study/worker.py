@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-
 from ablate.config import TrialConfig, TrialResult
-from ablate.study.environment import changes, commit, environment
+from ablate.study.environment import changes, commit, environment, uncommitted
 from ablate.study.files import set_aside, write_atomic, write_json
 from ablate.study.folder import RunFolder
 from ablate.study.ledger import Failure, classify, first_line, is_out_of_memory
@@ -139,16 +137,27 @@ def _prepare(
         departures += [line for line in note if line not in departures]
     if not (folder.path / "trial.yaml").exists():
         write_atomic(folder.path / "trial.yaml", _yaml(trial), durable=False)
+    _keep_diff(folder.path.parent / ".diffs", now["diff"])
     write_json(folder.path / "environment.json", now | {"departures": departures}, durable=False)
     return execution, departures
 
 
+def _keep_diff(folder: Path, name: str | None) -> None:
+    """Write the uncommitted changes of our code, which many trials share, once."""
+    if name is not None and not (folder / name).exists():
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / name, uncommitted(), durable=False)
+
+
 def _yaml(trial: TrialConfig) -> str:
-    text = StringIO()
-    writer = YAML()
-    writer.default_flow_style = False
-    writer.dump({"key": trial.key, **trial.model_dump(mode="json")}, text)
-    return text.getvalue()
+    """A resolved trial as YAML 1.2, of which JSON's scalars and lists are a part."""
+    lines = [f"key: {trial.key}"]
+    for name, value in trial.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            lines += [f"{name}:", *(f"  {inner}: {json.dumps(v)}" for inner, v in value.items())]
+        else:
+            lines.append(f"{name}: {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
 
 
 def _fit(
