@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 from data_trees import config, random_image, write_tree
 
-from ablate.data import prepare, resolve
 from ablate.data import folder as folder_room
+from ablate.data import prepare, resolve
 from ablate.data.sources import open_source
 from ablate.errors import DataError
 
@@ -135,7 +135,7 @@ def test_a_folder_called_like_a_dataset_is_not_that_dataset(tmp_path):
 
 def test_a_tree_for_cifar_with_other_classes_is_an_error(tmp_path):
     root = write_tree(tmp_path / "pets")
-    with pytest.raises(DataError, match="has 2 classes, but cifar10 has 10; .* image_folder"):
+    with pytest.raises(DataError, match=r"has 2 classes, but cifar10 has 10; .* image_folder"):
         resolve(config(tmp_path, "cifar10", root=str(root)))
 
 
@@ -211,9 +211,7 @@ def test_an_image_that_does_not_decode_is_named_before_anything_starts(tmp_path,
     root = write_tree(tmp_path / "pets", suffix=".jpg", size=(64, 64))
     image = root / "train" / "dog" / "3.jpg"
     content = image.read_bytes()
-    image.write_bytes(
-        {"empty": b"", "cut": content[: len(content) // 2], "text": b"hello"}[damage]
-    )
+    image.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"hello"}[damage])
     with pytest.raises(DataError, match=r"cannot decode the image .*train/dog/3.jpg"):
         prepare(config(tmp_path, root=str(root)))
 

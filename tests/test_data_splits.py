@@ -1,5 +1,7 @@
 """Splits: stratified, nested, fixed by split_seed, the same on every machine."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,10 +76,12 @@ def test_smaller_fractions_are_contained_in_larger_ones(split_seed):
         cut(labels, train_fraction=fraction, split_seed=split_seed)
         for fraction in (0.1, 0.3, 0.31, 1.0)
     ]
-    for smaller, larger in zip(parts, parts[1:], strict=False):
+    for smaller, larger in pairwise(parts):
         assert set(smaller.train) < set(larger.train)
         np.testing.assert_array_equal(smaller.val, larger.val)
-    assert np.bincount(labels[parts[0].train]).max() - np.bincount(labels[parts[0].train]).min() <= 1
+    assert (
+        np.bincount(labels[parts[0].train]).max() - np.bincount(labels[parts[0].train]).min() <= 1
+    )
 
 
 def test_the_seed_of_the_split_is_its_only_randomness():

@@ -99,6 +99,7 @@ class DecodingFetcher:
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each pass takes a number from the global one
         )
 
     def fetch(self, batches: Iterable[Planned]) -> Iterator[Batch]:
