@@ -16,6 +16,7 @@ from ablate.papers import (
 )
 from ablate.presets import expand
 from ablate.report import paper_table
+from ablate.report.detectors import Detector, detector_params
 from ablate.study.spec import load_study
 
 EXPECTED = [
@@ -72,6 +73,19 @@ def test_printed_text_that_is_no_number_has_no_value() -> None:
     assert printed("5.7M") == (5_700_000.0, 50_000.0)
     assert printed("-") is None
     assert printed(">30K") is None
+
+
+@pytest.mark.parametrize(
+    ("detector", "classifier", "head", "widths", "params"),
+    [
+        ("mask_rcnn", 11_012_584, 513_000, (64, 128, 320, 512), 30_664_944),
+        ("cascade_mask_rcnn", 21_694_212, 321_004, (152, 320, 320, 320), 79_396_122),
+    ],
+)
+def test_detectors_are_the_backbone_with_the_standard_neck_and_heads(
+    detector: Detector, classifier: int, head: int, widths: tuple[int, ...], params: int
+) -> None:
+    assert detector_params(detector, classifier, head, widths) == params
 
 
 def test_a_ranking_is_read_as_steps() -> None:

@@ -107,6 +107,7 @@ def test_two_studies_stand_on_one_page(tmp_path: Path) -> None:
         (*first, curves_of(first[1])), (*second, curves_of(second[1])), tmp_path / "c.html"
     )
     text = path.read_text()
+    assert "position_encoding and co_scale, each against its own baseline" in text
     assert "<h1>position_encoding</h1>" in text
     assert "<h1>co_scale</h1>" in text
     assert text.count("<h2>Verdicts</h2>") == 2

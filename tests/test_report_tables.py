@@ -17,6 +17,7 @@ from report_examples import example, fail
 
 from ablate.errors import AblateError
 from ablate.report import paper_table, study_table
+from ablate.report.study_tables import comparison_table
 from ablate.report.table import Cell, Column, Table, count
 
 # --- a study's table -----------------------------------------------------------------------------
@@ -129,6 +130,22 @@ def test_about_equal_can_be_contradicted_and_is_never_proved() -> None:
     assert "C-C-C-C ~ C-C-C-T: contradicts" in text
 
 
+def test_two_studies_stand_under_one_another_with_their_own_baselines() -> None:
+    first, second = example(), example("co_scale", (70.0, 71.0, 72.0), dataset="cifar10")
+    table = comparison_table([first, second])
+    records = table.records()
+    assert [row["study"] for row in records] == ["position_encoding"] * 4 + ["co_scale"] * 3
+    assert [row["verdict"] for row in records].count("baseline") == 2
+    assert "other data (cifar10, digits-canvas): levels do not compare" in table.notes[0]
+
+
+def test_departures_from_the_recipe_are_told() -> None:
+    study, rows = example(departures=("fp16 instead of bf16",))
+    assert "Departures from the recipe asked for: fp16 instead of bf16." in (
+        study_table(study, rows).notes
+    )
+
+
 # --- a paper's table -----------------------------------------------------------------------------
 
 
@@ -152,7 +169,13 @@ def test_measured_rows_stand_beside_reported_ones_with_the_reason_against_compar
 
 def of_the_paper(**values: Any) -> pd.DataFrame:
     """Rows of the paper's own networks, data and epochs."""
-    paper = {"dataset": "imagenet-jpeg", "epochs": 300, "image_size": 224, **values}
+    paper = {
+        "dataset": "imagenet-jpeg",
+        "epochs": 300,
+        "image_size": 224,
+        "train_images": 1_281_167,
+        **values,
+    }
     means = (68.9, 75.0, 77.9, 74.0)
     overrides = ["model=coat-lite-tiny", "data.image_size=224"]
     _, rows = example(means=means, sd=0.2, overrides=overrides, **paper)
@@ -177,6 +200,11 @@ def test_the_papers_own_recipe_is_compared() -> None:
         ("dataset", "cifar10-jpeg", "not comparable: cifar10-jpeg, 300 epochs"),
         ("epochs", 30, "not comparable: imagenet-jpeg, 30 epochs"),
         ("image_size", 160, "not comparable: imagenet-jpeg, 300 epochs, 160 pixels"),
+        (
+            "train_images",
+            128_117,
+            "not comparable: imagenet-jpeg, 300 epochs, 128,117 training images",
+        ),
         ("arch", "coat-lite-mini", "not comparable: imagenet-jpeg, 300 epochs, another network"),
     ],
 )

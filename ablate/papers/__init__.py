@@ -54,6 +54,7 @@ class Recipe(_Data):
     image_size: int
     epochs: int | None = Field(default=None, description="None where the paper does not say")
     num_classes: int = 1000
+    train_images: int | None = Field(default=None, description="None where they do not compare")
     text: str = Field(default="", description="the rest, in words")
 
 
@@ -80,7 +81,6 @@ class Row(_Data):
         flops: how this row's FLOPs are counted, where not as the table's.
         reported: values by the measure's key, as printed.
         explained: by the measure's key, why an exact build does not reproduce the printed value.
-        recomputed: by the measure's key, counts that are known by arithmetic (detectors).
     """
 
     name: str
@@ -92,7 +92,6 @@ class Row(_Data):
     flops: Convention | None = None
     reported: dict[str, str | float] = Field(default_factory=dict)
     explained: dict[str, str] = Field(default_factory=dict)
-    recomputed: dict[str, int] = Field(default_factory=dict)
 
 
 class Claim(_Data):
@@ -123,6 +122,9 @@ class PaperTable(_Data):
     title: str
     citation: Citation
     recipe: Recipe
+    detector: Literal["mask_rcnn", "cascade_mask_rcnn"] | None = Field(
+        default=None, description="whose backbone the networks are, in detection tables"
+    )
     flops: Convention = Field(
         default="macs", description="how the paper counts, as `ablate.cost.paper_flops` names it"
     )
@@ -137,7 +139,7 @@ class PaperTable(_Data):
         keys = [measure.key for measure in self.measures]
         names = [row.name for row in self.rows]
         for row in self.rows:
-            for key in {*row.reported, *row.explained, *row.recomputed} - set(keys):
+            for key in {*row.reported, *row.explained} - set(keys):
                 raise ValueError(f"row {row.name!r}: {unknown('measure', key, keys)}")
         for claim in self.claims:
             for first, _, second in claim.steps():
@@ -261,7 +263,7 @@ def load_paper_table(name: str) -> PaperTable:
     citation = {**data["citation"], "place": entry.pop("place")}
     recipe = {**data["recipe"], **entry.pop("recipe", {})}
     if recipe["data"] != data["recipe"]["data"]:
-        recipe["aliases"] = ()
+        recipe |= {"aliases": (), "train_images": None}
     try:
         return PaperTable.model_validate(
             {"name": name, "citation": citation, "recipe": recipe, **entry}

@@ -14,6 +14,8 @@ def level_cell(level: Any) -> Cell:
     """A level for readers: yes and no for switches, lists joined."""
     if isinstance(level, bool):
         return Cell(text="yes" if level else "no", values={"": level})
+    if level is None:
+        return Cell(text="none", values={"": None})
     if isinstance(level, list | tuple):
         text = "/".join(map(str, level))
         return Cell(text=text, values={"": text})

@@ -11,6 +11,9 @@ from ablate.grammar import canonical, override
 from ablate.papers import PaperTable, Row
 from ablate.presets import expand
 
+_ALL = 0.9
+"""Share of the paper's training images that counts as all: some are held out for validation."""
+
 
 def not_comparable(paper: PaperTable, done: pd.DataFrame, row: Row | None = None) -> str:
     """`not comparable: <dataset>, <epochs> epochs`, with what else differs; empty where nothing.
@@ -31,6 +34,9 @@ def not_comparable(paper: PaperTable, done: pd.DataFrame, row: Row | None = None
     others = []
     if sizes != [wanted.image_size]:
         others.append(f"{_listed(sizes)} pixels")
+    fewest = int(done["train_images"].min())
+    if same_data and wanted.train_images and fewest < _ALL * wanted.train_images:
+        others.append(f"{fewest:,} training images")
     if row is not None and not all(same_network(row, arch) for arch in set(done["arch"])):
         others.append("another network")
     if same_data and same_epochs and not others:

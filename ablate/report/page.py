@@ -28,7 +28,7 @@ from ablate.report.evidence import gather
 from ablate.report.paired import Correct
 from ablate.report.paired_tables import paired_table
 from ablate.report.plots import PLOT_KINDS, draw, showable
-from ablate.report.study_tables import study_table
+from ablate.report.study_tables import comparison_table, study_table
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -69,16 +69,19 @@ def write_page(
 
 
 def write_comparison(first: Evidence, second: Evidence, path: str | Path) -> Path:
-    """Write two studies as one page, one after the other, each with its own conditions."""
+    """Write two studies as one page: side by side in one table, then each with its conditions."""
+    from markupsafe import Markup
+
     parts = [_part(study, rows, curves, None, None) for study, rows, curves in (first, second)]
     title = f"{first[0].full_name} and {second[0].full_name}"
-    return _write(title, parts, Path(path))
+    both = comparison_table([(study, rows) for study, rows, _ in (first, second)])
+    return _write(title, parts, Path(path), both=Markup(both.render("html")))
 
 
-def _write(title: str, parts: list[dict[str, Any]], path: Path) -> Path:
+def _write(title: str, parts: list[dict[str, Any]], path: Path, both: str = "") -> Path:
     from ablate import __version__
 
-    text = _template().render(title=title, parts=parts, version=__version__)
+    text = _template().render(title=title, parts=parts, both=both, version=__version__)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

@@ -7,17 +7,17 @@ where nothing was run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import pandas as pd
 
-from ablate.papers import Measure, PaperTable, Row, load_paper_table, printed, reproduces
+from ablate.papers import Measure, PaperTable, Row, load_paper_table, printed
 from ablate.report.cells import measured_cell, rounded
 from ablate.report.claims import claims_of, judge, quantity
 from ablate.report.comparable import not_comparable, same_network
 from ablate.report.evidence import mixed_conditions
+from ablate.report.paper_costs import Built, Counter, Flops, cost_cells, count_row, mismatches
 from ablate.report.summaries import Summary, summarize
 from ablate.report.table import (
     DASH,
@@ -25,36 +25,10 @@ from ablate.report.table import (
     Cell,
     Column,
     Table,
-    count,
     interval,
     number,
     signed,
 )
-
-
-class Cost(Protocol):
-    """What is read of `ablate.cost.Cost`."""
-
-    @property
-    def params(self) -> int: ...
-    @property
-    def macs(self) -> int: ...
-
-
-Counter = Callable[[str, int, int], Any]
-"""(arch or preset, image size, classes) -> the `Cost` of the built network."""
-
-Flops = Callable[[Any, str], float]
-"""(cost, convention) -> FLOPs as the paper counts them; `ablate.cost.paper_flops`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Built:
-    """Counts of a built network; `flops` are None where no convention was given."""
-
-    params: int
-    macs: int
-    flops: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +66,7 @@ def paper_table(
         if (matched := match(paper, rows[rows["status"] == "done"]))
     }
     lines = list(_lines(paper, found))
-    built = {row.name: _count(paper, row, cost, flops) for row in paper.rows}
+    built = {row.name: count_row(paper, row, cost, flops) for row in paper.rows}
     return Table(
         name=name,
         title=f"{paper.citation.place} of {paper.citation.title}: {paper.title}",
@@ -138,20 +112,6 @@ def _lines(paper: PaperTable, found: Mapping[str, Mapping[str, pd.DataFrame]]) -
             yield _Line(row=row, study=study, runs=found[study][row.name])
 
 
-def _count(paper: PaperTable, row: Row, cost: Counter | None, flops: Flops | None) -> _Built | None:
-    if cost is None or row.arch is None:
-        return None
-    recipe = paper.recipe_of(row)
-    # A detector's backbone is counted as the classifier that it was trained as.
-    size = 224 if recipe.data == "coco" else recipe.image_size
-    found: Cost = cost(row.arch, size, row.num_classes or recipe.num_classes)
-    convention = row.flops or paper.flops
-    counted = None if flops is None else flops(found, convention)
-    if convention == "macs":
-        counted = found.macs
-    return _Built(params=found.params, macs=found.macs, flops=counted)
-
-
 def _columns(paper: PaperTable, measured: bool, counted: bool, converted: bool) -> Iterator[Column]:
     roles = {measure.role for measure in paper.measures}
     yield Column(key="row", title="Row")
@@ -185,14 +145,14 @@ def _counter_title(paper: PaperTable, converted: bool) -> str:
     return "FLOPs built, paper's count" if counted_otherwise else "MACs built"
 
 
-def _cells(paper: PaperTable, line: _Line, built: _Built | None) -> dict[str, Cell]:
+def _cells(paper: PaperTable, line: _Line, built: Built | None) -> dict[str, Cell]:
     row = line.row
     size = paper.recipe_of(row).image_size
     cells = {
         "row": Cell(text=row.name, values={"": row.name}),
         "image_size": Cell(text=str(size), values={"": size}),
         **{measure.key: _printed(measure, row) for measure in paper.measures},
-        **(_built(paper, row, built) if built else {}),
+        **(cost_cells(paper, row, built) if built else {}),
     }
     if line.runs is None:
         return cells
@@ -206,34 +166,6 @@ def _printed(measure: Measure, row: Row) -> Cell:
     text = str(row.reported[measure.key])
     known = printed(text) if measure.role != "text" else None
     return Cell(text=text, values={"": known[0] if known else text})
-
-
-def _built(paper: PaperTable, row: Row, built: _Built) -> dict[str, Cell]:
-    params = row.recomputed.get("params", built.params)
-    exact = {"params": params, "flops": built.flops}
-    shown = {"params": params, "flops": built.macs if built.flops is None else built.flops}
-    return {
-        f"built_{role}": Cell(
-            text=_counted(role, value) + ("" if _agrees(paper, row, role, exact[role]) else " ≠"),
-            values={"": round(value)},
-        )
-        for role, value in shown.items()
-    }
-
-
-def _counted(role: str, value: float) -> str:
-    return count(value, "G" if role == "flops" else "B", digits=4)
-
-
-def _agrees(paper: PaperTable, row: Row, role: str, value: float | None) -> bool:
-    """Whether a built count rounds to the printed one, or there is nothing to compare."""
-    if value is None:
-        return True
-    for measure in paper.measures:
-        if measure.role == role or (measure.role == "detector" and role == "params"):
-            text = row.reported.get(measure.key)
-            return text is None or reproduces(text, value)
-    return True
 
 
 def _measured(paper: PaperTable, row: Row, runs: pd.DataFrame) -> dict[str, Cell]:
@@ -283,12 +215,12 @@ def _statements(
 
 def _notes(
     paper: PaperTable,
-    built: Mapping[str, _Built | None],
+    built: Mapping[str, Built | None],
     found: Mapping[str, Mapping[str, pd.DataFrame]],
 ) -> Iterator[str]:
     yield f"Reported: {paper.citation}. {_recipe(paper)}"
     yield from paper.notes
-    yield from _mismatches(paper, built)
+    yield from mismatches(paper, built)
     if any(found.values()):
         yield (
             "Measured: test top-1 in % at the last epoch, mean, 95% Student-t interval over n "
@@ -303,34 +235,3 @@ def _recipe(paper: PaperTable) -> str:
     epochs = f"{recipe.epochs} epochs" if recipe.epochs else "epochs not stated"
     text = f"; {recipe.text}" if recipe.text else ""
     return f"Recipe: {recipe.data}, {recipe.image_size} pixels, {epochs}{text}."
-
-
-def _mismatches(paper: PaperTable, built: Mapping[str, _Built | None]) -> Iterator[str]:
-    """One note a reason: which built counts do not round to the printed ones, and why."""
-    rows_by_reason: dict[str, list[str]] = {}
-    for row in paper.rows:
-        for measure, value in _recomputed(paper, row, built[row.name]):
-            text = row.reported.get(measure.key)
-            if text is None or reproduces(text, value):
-                continue
-            fallback = paper.flops_note if measure.role == "flops" else ""
-            reason = row.explained.get(measure.key) or fallback or "Not explained."
-            found = f"{row.name} {_counted(measure.role, value)} for {text}"
-            rows_by_reason.setdefault(reason, []).append(found)
-    for reason, rows in rows_by_reason.items():
-        yield f"≠ {'; '.join(rows)}. {reason}"
-
-
-def _recomputed(
-    paper: PaperTable, row: Row, built: _Built | None
-) -> Iterator[tuple[Measure, float]]:
-    for measure in paper.measures:
-        if measure.key in row.recomputed:
-            yield measure, row.recomputed[measure.key]
-        elif built is not None and measure.role == "params":
-            yield measure, built.params
-        elif built is not None and built.flops is not None and measure.role == "flops":
-            yield measure, built.flops
-
-
-__all__ = ["Cost", "Counter", "level_verdict", "match", "paper_table"]

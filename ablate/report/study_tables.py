@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -75,7 +76,8 @@ def _question(study: Study) -> str:
 def _level_columns(study: Study) -> tuple[Column, ...]:
     names = list(dict.fromkeys(name for v in study.variants for name in v.levels))
     columns = [Column(key=name, title=name.removeprefix("train.")) for name in names]
-    return tuple(columns) or (Column(key="variant", title="Variant"),)
+    bare = [] if all(v.levels for v in study.variants) else [Column(key="variant", title="Variant")]
+    return (*bare, *columns)
 
 
 def _levels(study: Study, variant: Variant) -> dict[str, Cell]:
@@ -171,6 +173,9 @@ def _notes(
             f"Detectable differences use the deviation between seeds, {sd:.2f} points, pooled over "
             f"the variants of this study ({df} degrees of freedom)."
         )
+    departures = sorted({text for texts in done["departures"] for text in texts or ()})
+    if departures:
+        notes.append(f"Departures from the recipe asked for: {'; '.join(departures)}.")
     missing = int((rows["status"] == "missing").sum())
     if missing:
         notes.append(f"{missing} of {len(rows)} trials have not been run yet.")
@@ -185,3 +190,39 @@ def _incomparable(study: Study, done: pd.DataFrame, paper: PaperTable) -> str:
         if reason:
             return reason
     return ""
+
+
+def comparison_table(studies: Sequence[tuple[Study, pd.DataFrame]]) -> Table:
+    """The variants of several studies under one another, each against its own baseline.
+
+    Args:
+        studies: every study with its rows.
+    """
+    kept = [column for column in _MEASURED if column.key != "best_val"]
+    rows = [
+        {
+            "study": Cell(text=study.full_name, values={"": study.full_name}),
+            "variant": Cell(text=variant.name, values={"": variant.name}),
+            **_measured(own, variant, evidence),
+        }
+        for study, own in studies
+        for evidence in [gather(study, own)]
+        for variant in study.variants
+    ]
+    names = " and ".join(study.full_name for study, _ in studies)
+    datasets = {text for _, own in studies for text in own["dataset"].dropna()}
+    apart = f"The studies have other data ({', '.join(sorted(datasets))}): levels do not compare."
+    return Table(
+        name="comparison",
+        title=f"{names}, each against its own baseline",
+        columns=(
+            Column(key="study", title="Study"),
+            Column(key="variant", title="Variant"),
+            *kept,
+        ),
+        rows=tuple(rows),
+        notes=(
+            *([apart] if len(datasets) > 1 else []),
+            *mixed_conditions(pd.concat([own for _, own in studies])),
+        ),
+    )

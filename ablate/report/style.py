@@ -81,8 +81,8 @@ def colour(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """The marker of the index-th series, so that colour is never alone."""
-    return MARKERS[index % len(MARKERS)]
+    """The marker of the index-th series: colour is never alone, and no pair comes twice soon."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def line(index: int) -> Any:
