@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,16 @@ def results_command(
 ) -> None:
     """The rows of STUDY, one a trial: what it measured, or why it failed."""
     if check:
-        from ablate.study.check import check_results
+        from ablate.study.audit import check_results
         from ablate.study.spec import load_study
 
-        problems = check_results(load_study(study, profile, overrides), results)
+        loaded = load_study(study, profile, overrides)
+        found = check_results(loaded, results=results, runs=runs)
         if as_json:
-            print_json({"problems": problems})
+            print_json({"contradictions": [dataclasses.asdict(one) for one in found]})
         else:
-            click.echo("\n".join(problems) or "no contradictions")
-        raise SystemExit(1 if problems else 0)
+            click.echo("\n".join(one.message for one in found) or "no contradictions")
+        raise SystemExit(1 if found else 0)
     _, rows, _ = _load(study, profile, overrides, results=results, runs=runs)
     if as_json:
         click.echo(rows.to_json(orient="records", indent=2))
@@ -114,7 +116,7 @@ def table_command(
     from ablate.papers import table_names
 
     if study in table_names():
-        table = _paper_table(study, results=results, runs=runs)
+        table = _paper_table(study, results)
     else:
         from ablate.report.publish import evidence_table
 
@@ -127,22 +129,16 @@ def table_command(
         click.echo(table.render(format_, width=width))
 
 
-def _paper_table(name: str, **where: Path) -> Any:
+def _paper_table(name: str, results: Path) -> Any:
+    """A paper's table with the costs of the built networks and all committed measurements."""
+    from ablate.cost import Cost, paper_flops, profile
     from ablate.report.paper_tables import paper_table
-    from ablate.study.sources import measured_studies
+    from ablate.study.committed import load_all_results
 
-    def flops(cost: Any, convention: str) -> float:
-        from ablate.cost import paper_flops
+    def cost(arch: str, image_size: int, num_classes: int) -> Cost:
+        return profile(arch, image_size=image_size, num_classes=num_classes)
 
-        return paper_flops(cost, convention)
-
-    return paper_table(name, measured_studies(name, **where), cost=_cost, flops=flops)
-
-
-def _cost(arch: str, image_size: int, num_classes: int) -> Any:
-    from ablate.cost import profile
-
-    return profile(arch, image_size=image_size, num_classes=num_classes)
+    return paper_table(name, load_all_results(results), cost=cost, flops=paper_flops)
 
 
 @click.command(
@@ -155,7 +151,7 @@ def _cost(arch: str, image_size: int, num_classes: int) -> Any:
 @study_arguments
 @folders
 @click.option("--kind", "-k", default="generalization_capacity", show_default=True,
-              help="generalization_capacity, curves, effects, ... (an unknown one lists them).")  # fmt: skip
+              help="Which figure; an unknown name lists them.")  # fmt: skip
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path),
               help="A pdf, svg or png file (default: the study's results folder).")  # fmt: skip
 def plot_command(
@@ -201,9 +197,7 @@ def report_command(
     click.echo(write_page(loaded, rows, curves, path, correct=correct))
 
 
-@click.command(
-    "compare", epilog=example("ablate compare position_encoding co_scale -o both.html")
-)
+@click.command("compare", epilog=example("ablate compare position_encoding co_scale -o both.html"))
 @click.argument("first")
 @click.argument("second")
 @click.option("--profile", "-p", help="A profile that both studies have.")

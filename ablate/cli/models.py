@@ -16,15 +16,15 @@ num_classes = click.option(
 )
 
 
-def _sizes(model: str, size: int | None, classes: int | None) -> dict[str, int]:
+def _sizes(model: str, size: int | None, classes: int | None) -> tuple[int, int]:
     """Input size and classes: as given, or as the preset's reported costs have them."""
     from ablate.presets import PRESETS
 
     preset = PRESETS.get(model.partition("@")[0])
-    return {
-        "image_size": size or (preset.image_size if preset else 224),
-        "num_classes": classes or (preset.num_classes if preset else 1000),
-    }
+    return (
+        size or (preset.image_size if preset else 224),
+        classes or (preset.num_classes if preset else 1000),
+    )
 
 
 @click.command(
@@ -118,11 +118,17 @@ def show_command(arch: str, image_size: int | None, num_classes: int | None, as_
     """
     from ablate.cost import profile
 
-    sizes = _sizes(arch, image_size, num_classes)
-    cost = profile(arch, **sizes)
+    size, classes = _sizes(arch, image_size, num_classes)
+    cost = profile(arch, image_size=size, num_classes=classes)
     if as_json:
-        print_json({**cost.to_json(), **sizes})
+        print_json({**cost.to_json(), "num_classes": classes})
         return
+    _print_stages(cost)
+    click.echo(f"\n{_conditions(cost, classes)}")
+
+
+def _print_stages(cost: Any) -> None:
+    """The stage table of a network, with its total."""
     click.echo(f"{cost.arch}\n")
     columns = ("stage", "kind", "resolution", "depth", "width", "heads", "params", "MACs")
     rows = [
@@ -140,7 +146,120 @@ def show_command(arch: str, image_size: int | None, num_classes: int | None, as_
     ]
     total = ("total", *(None,) * 5, f"{cost.params:,}", f"{cost.macs:,}")
     print_table(columns, [*rows, total])
+
+
+def _conditions(cost: Any, classes: int) -> str:
+    """What the counts are for."""
+    size = "x".join(map(str, cost.image_size))
+    return f"{size} pixels, {classes} classes; MACs are multiply-adds of one image, forward"
+
+
+@click.command(
+    "profile",
+    epilog=example(
+        "ablate profile coatnet-0",
+        "ablate profile coat-lite-tiny --counter fvcore",
+        "ablate profile timm:deit_tiny_patch16_224 --measure --batch-size 1 --batch-size 32",
+    ),
+)
+@click.argument("model")
+@image_size
+@num_classes
+@click.option(
+    "--counter",
+    type=click.Choice(["ablate", "fvcore"]),
+    default="ablate",
+    show_default=True,
+    help="Who counts: ours on shapes alone, or fvcore on the CPU.",
+)
+@click.option("--measure", is_flag=True, help="Also time steps and read peak memory.")
+@click.option(
+    "--batch-size",
+    "-b",
+    "batch_sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1, 16),
+    show_default=True,
+    help="Images a step; may stand several times.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="bf16 and fp16 by autocast.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@as_json
+def profile_command(
+    model: str,
+    image_size: int | None,
+    num_classes: int | None,
+    counter: str,
+    measure: bool,
+    batch_sizes: tuple[int, ...],
+    precision: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Params and MACs of MODEL by stage and operator, and what is not counted.
+
+    MODEL is a preset, an arch string, torchvision:NAME or timm:NAME. Counting allocates no
+    weights; --measure builds the network and times it on this machine.
+    """
+    from ablate import cost as costs
+
+    size, classes = _sizes(model, image_size, num_classes)
+    cost = costs.profile(model, image_size=size, num_classes=classes, counter=counter)
+    measured = []
+    if measure:
+        measured = costs.measure(
+            model,
+            image_size=size,
+            num_classes=classes,
+            batch_sizes=batch_sizes,
+            precision=precision,
+            device=device,
+        )
+    if as_json:
+        facts = {**cost.to_json(), "num_classes": classes}
+        print_json({**facts, "measured": [one.to_json() for one in measured]})
+        return
+    _print_stages(cost)
+    _print_operators(cost)
+    click.echo(f"\n{_conditions(cost, classes)}; counted by {cost.counter}")
+    if measured:
+        _print_measured(measured)
+
+
+def _print_operators(cost: Any) -> None:
+    """MACs by operator, and the operators without a formula."""
+    click.echo()
+    rows = sorted(cost.per_operator.items(), key=lambda item: -item[1])
+    print_table(("operator", "MACs"), [(name, f"{macs:,}") for name, macs in rows])
+    if cost.uncounted_ops:
+        listed = ", ".join(f"{name} x{calls}" for name, calls in cost.uncounted_ops.items())
+        click.echo(f"\nnot counted (no multiply-adds in our convention): {listed}")
+
+
+def _print_measured(measured: list[Any]) -> None:
+    first = measured[0]
     click.echo(
-        f"\n{sizes['image_size']} pixels, {sizes['num_classes']} classes; "
-        "MACs are multiply-adds of one image, forward"
+        f"\n{first.device_name}, {first.threads} threads, {first.precision}; "
+        "median and interquartile range of the timed steps"
     )
+    columns = ("mode", "batch", "latency ms", "+-", "images/s", "peak MiB", "steps")
+    rows = [
+        (
+            one.mode,
+            one.batch_size,
+            f"{one.latency * 1e3:.1f}",
+            f"{one.spread * 1e3:.1f}",
+            f"{one.throughput:.1f}",
+            f"{one.peak_memory / 2**20:.0f}",
+            one.repeats,
+        )
+        for one in measured
+    ]
+    print_table(columns, rows)

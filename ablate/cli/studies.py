@@ -73,7 +73,8 @@ def run_command(
     from ablate.study.spec import load_study
 
     loaded = load_study(study, profile, overrides)
-    from ablate.study.engine import Settings, run  # a mistake in the study is told before this
+    from ablate.study.engine import run  # a mistake in the study is told before this
+    from ablate.study.settings import Settings
 
     settings = Settings(runs=runs, results=results, fresh="all" if fresh else "no", **execution)
     _train(loaded, settings, run, as_json=as_json)
@@ -110,7 +111,8 @@ def retry_command(
     from ablate.study.spec import load_study
 
     loaded = load_study(study, profile, overrides)
-    from ablate.study.engine import Settings, retry  # a mistake in the study is told before this
+    from ablate.study.engine import retry  # a mistake in the study is told before this
+    from ablate.study.settings import Settings
 
     settings = Settings(runs=runs, results=results, **execution)
 

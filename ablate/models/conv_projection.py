@@ -49,14 +49,16 @@ class ConvProjectionRun(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(N, in_width, H, W) -> map (N, width, H', W') and class token (N, width) or None."""
-        x = tokens(self.embed(x))
+        x = self.embed(x)
+        grid = (x.shape[2], x.shape[3])
+        x = tokens(x)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         for block in self.blocks:
-            x = block(x, self.grid)
+            x = block(x, grid)
         if self.cls_token is None:
-            return to_map(x, self.grid), None
-        return to_map(x[:, 1:], self.grid), x[:, 0]
+            return to_map(x, grid), None
+        return to_map(x[:, 1:], grid), x[:, 0]
 
 
 class ConvProjectionBlock(nn.Module):
@@ -112,7 +114,7 @@ class ConvProjectionAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, heads, L, d)."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class Linear(nn.Linear):

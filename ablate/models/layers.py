@@ -5,14 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_ACTIVATIONS = {
-    "gelu": lambda: nn.GELU(),
-    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
-    "quick_gelu": lambda: QuickGELU(),
-    "silu": lambda: nn.SiLU(),
-    "relu": lambda: nn.ReLU(),
-}
-
 
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of CvT (arXiv 2103.15808, official code)."""
@@ -23,7 +15,15 @@ class QuickGELU(nn.Module):
 
 def activation(name: str) -> nn.Module:
     """The activation that the grammar's option `act` names."""
-    return _ACTIVATIONS[name]()
+    if name == "gelu_tanh":
+        return nn.GELU(approximate="tanh")
+    plain: dict[str, type[nn.Module]] = {
+        "gelu": nn.GELU,
+        "quick_gelu": QuickGELU,
+        "silu": nn.SiLU,
+        "relu": nn.ReLU,
+    }
+    return plain[name]()
 
 
 class DropPath(nn.Module):
@@ -81,7 +81,8 @@ class Mlp(nn.Module):
         self.project = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.act(self.expand(x)))
+        out: Tensor = self.project(self.act(self.expand(x)))
+        return out
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def tokens(x: Tensor) -> Tensor:
 
 def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (N, H*W, C) as a map (N, C, H, W) in channels-last memory: a view."""
-    return x.transpose(1, 2).unflatten(2, grid)
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
 
 
 def init_tokens(module: nn.Module) -> None:

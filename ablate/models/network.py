@@ -81,8 +81,9 @@ class Network(nn.Module):
                 "use larger images or a smaller stem_stride"
             )
         run = builder(spec.kind)(dataclasses.replace(spec, in_width=in_width), grid)
-        self.grids.append(run.grid)
-        return run, run.grid
+        out: tuple[int, int] = run.grid  # type: ignore[assignment]  # the protocol of a builder
+        self.grids.append(out)
+        return run, out
 
     def _build_group(self) -> nn.Module:
         spec = self.blueprint.group

@@ -138,10 +138,10 @@ class RelativeAttention(nn.Module):
         """(softmax(q k^T / sqrt(d)) + bias) v, with the bias of keys that do not exist at 0."""
         assert bias is not None
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
-        if mask is None:
-            return (logits.softmax(-1).to(v.dtype) + bias) @ v
-        weights = (logits + mask).softmax(-1).to(v.dtype)
-        return (weights + bias.masked_fill(mask.isinf(), 0)) @ v
+        if mask is not None:
+            logits, bias = logits + mask, bias.masked_fill(mask.isinf(), 0)
+        out: Tensor = (logits.softmax(-1).to(v.dtype) + bias) @ v
+        return out
 
 
 def _pre(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -233,7 +233,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H*W, in_width) -> (N, H*W, width)."""
         n = x.shape[0]
-        padded = F.pad(x.unflatten(1, self.grid), self._pads())
+        padded = F.pad(x.reshape(n, *self.grid, -1), self._pads())
         mask = None if self.mask is None else self.mask.repeat(n, 1, 1, 1)
         return self._join(self.attn(self._split(padded), mask)).flatten(1, 2)
 
