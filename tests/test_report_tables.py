@@ -272,11 +272,18 @@ def test_html_escapes_markup() -> None:
     assert "<strong>[−1.0, +2.0]</strong>" in text
 
 
-def test_terminal_text_fits_the_width() -> None:
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_terminal_text_fits_the_width_and_cuts_nothing_off(width: int) -> None:
     study, rows = example()
-    text = study_table(study, rows).render("terminal", width=100)
-    assert max(map(len, text.splitlines())) <= 100
-    assert "no detectable" in text or "higher" in text
+    table = study_table(study, fail(rows, 4))
+    text = table.render("terminal", width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for column in table.columns:
+        for word in column.title.split():
+            assert word in text, column
+    for row in table.rows:
+        for column, cell in zip(table.columns, table.cells(row), strict=True):
+            assert not column.numeric or cell.text in text, "a number stays on one line"
 
 
 def test_an_unknown_format_names_the_nearest() -> None:

@@ -123,7 +123,8 @@ def _columns(paper: PaperTable, measured: bool, counted: bool, converted: bool) 
             yield Column(key=measure.key, title=title, numeric=measure.role != "text")
     if counted:
         yield Column(key="built_params", title="Params built", numeric=True)
-        yield Column(key="built_flops", title=_counter_title(paper, converted), numeric=True)
+        if paper.recipe.data != "coco":  # a detector costs what its images' sizes make it
+            yield Column(key="built_flops", title=_counter_title(paper, converted), numeric=True)
     if measured:
         yield Column(key="study", title="Study")
         for measure in paper.measures:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ablate.report.table import Cell, Column, Table
+from ablate.report.table import EMPTY, Cell, Column, Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -43,32 +48,87 @@ _LATEX = {
 
 
 def terminal(table: Table, width: int | None = None) -> str:
-    """The table for a terminal, by rich; bold is kept where the output shows it."""
-    from rich import box
+    """The table for a terminal, by rich; bold is kept where the output shows it.
+
+    Columns that do not fit stand in further tables below, each with the naming columns: nothing
+    is cut off.
+    """
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    grid = RichTable(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left")
-    for column in table.columns:
-        grid.add_column(
-            Text(column.title),
-            justify="right" if column.numeric else "left",
-            overflow="fold",
-            min_width=_longest_word(table, column) if not column.wide else 14,
-        )
-    for row in table.rows:
-        grid.add_row(*[Text(c.text, style="bold" if c.bold else "") for c in table.cells(row)])
     stream = io.StringIO()
     console = Console(
         file=stream, width=width or Console().width, force_terminal=sys.stdout.isatty()
     )
-    console.print(grid)
+    console.print(Text(table.title))
+    for columns in _blocks(table, console.width):
+        console.print(_grid(table, columns, console.width))
     for sentence in table.statements:
         console.print(Text(sentence))
     for note in table.notes:
         console.print(Text(f"* {note}"))
     return stream.getvalue()
+
+
+def _grid(table: Table, columns: Sequence[Column], width: int) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=box.SIMPLE_HEAD)
+    for column, own in zip(columns, _widths(table, columns, width), strict=True):
+        justify = "right" if column.numeric else "left"
+        grid.add_column(Text(column.title), justify=justify, overflow="fold", width=own)
+    for row in table.rows:
+        cells = [row.get(column.key, EMPTY) for column in columns]
+        grid.add_row(*[Text(c.text, style="bold" if c.bold else "") for c in cells])
+    return grid
+
+
+def _blocks(table: Table, width: int) -> list[list[Column]]:
+    """The columns in groups that fit the width, the naming columns in front of each."""
+    naming = list(itertools.takewhile(lambda c: not c.numeric and not c.wide, table.columns))
+    room = width - _EDGE - sum(_cell_width(table, column) + _GAP for column in naming)
+    blocks: list[list[Column]] = [[]]
+    left = room
+    for column in table.columns[len(naming) :]:
+        needed = _cell_width(table, column) + _GAP
+        if needed > left and blocks[-1]:
+            blocks.append([])
+            left = room
+        blocks[-1].append(column)
+        left -= needed
+    return [[*naming, *block] for block in blocks]
+
+
+_GAP = 3
+"""Characters between two columns."""
+
+_EDGE = 1
+"""Characters that the frame adds."""
+
+_SENTENCE = 24
+"""Characters at which the sentences of a wide column wrap."""
+
+
+def _widths(table: Table, columns: Sequence[Column], width: int) -> list[int]:
+    """What each column needs, and, while there is room, what keeps it on one line."""
+    needed = [_cell_width(table, column) for column in columns]
+    room = width - _EDGE - sum(needed) - _GAP * len(columns)
+    for index, column in enumerate(columns):
+        texts = [column.title, *[row.get(column.key, EMPTY).text for row in table.rows]]
+        more = min(room, max(map(len, texts)) - needed[index])
+        if more > 0:
+            needed[index] += more
+            room -= more
+    return needed
+
+
+def _cell_width(table: Table, column: Column) -> int:
+    """Characters that a column needs: numbers stay on one line, titles and sentences wrap."""
+    words = max(map(len, column.title.split()))
+    longest = max((len(row.get(column.key, EMPTY).text) for row in table.rows), default=0)
+    return max(words, min(longest, _SENTENCE) if column.wide or not column.numeric else longest)
 
 
 def markdown(table: Table) -> str:
@@ -158,11 +218,6 @@ RENDERERS: Mapping[str, Callable[[Table], str]] = {
     "csv": comma_separated,
     "html": hypertext,
 }
-
-
-def _longest_word(table: Table, column: Column) -> int:
-    texts = [column.title, *[row[column.key].text for row in table.rows if column.key in row]]
-    return min(16, max(len(word) for text in texts for word in text.split() or [""]))
 
 
 def _markdown(text: str) -> str:
