@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ablate.config import TrainConfig
 from ablate.cost import Cost, profile
 from ablate.cost.memory import STATES
+from ablate.cost.meta import ShapeCache
 from ablate.models import create_model
 from ablate.study.plugins import import_plugins
 from ablate.training.recipe import decayed
@@ -137,6 +138,8 @@ class _InitRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if name.endswith("_") and args and isinstance(args[0], Tensor):
             self.note(args[0], name, args[1:])
+        elif name in _CONSTANTS:
+            self.note(out, "fill_", _CONSTANTS[name] or args[1:2])
         return out
 
     def note(self, tensor: Tensor, name: str, arguments: Iterable[Any]) -> None:
@@ -176,6 +179,7 @@ def _recording() -> Iterator[_InitRecorder]:
         nn.init.trunc_normal_ = trunc_normal
 
 
+_CONSTANTS: Mapping[str, tuple[int, ...]] = {"zeros": (0,), "ones": (1,), "full": ()}
 _DRAWS = ("trunc_normal_", "uniform_", "normal_", "fill_", "copy_")
 
 
@@ -195,7 +199,7 @@ def _activation_bytes(network: nn.Module, image_size: int) -> int:
     # Two images: batch norm in training needs more than one value a channel.
     images = torch.empty(_BATCH, 3, image_size, image_size, device="meta")
     network.train()
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with ShapeCache(), saved_tensors_hooks(keep, lambda tensor: tensor):
         network(images)
     total = sum(storage.nbytes() for number, storage in kept.items() if number not in own)
     return int(total // _BATCH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from ablate.training.recipe import build_optimizer
 FEW = 5
 """Probes of a plan, unless every variant is measured."""
 _SECONDS = 1.5
-_FIRST_BATCH = 4
+_FIRST_BATCH = 2
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -115,19 +115,19 @@ def measure(case: Case, *, device: str = "auto", seconds: float = _SECONDS) -> S
     full = max(2, case.train.batch_size // (case.train.accumulate * case.train.devices))
     batch = min(full, _FIRST_BATCH)
     step.train(batch)  # allocates, compiles, picks kernels
-    took = step.train(batch) / batch
-    batch = max(batch, min(full, int(seconds / 2 / took)))
+    took = step.train(batch)
+    larger = min(full, int(batch * seconds / 2 / took))
+    if larger > batch:
+        batch, took = larger, step.train(larger)
     return Speed(
-        train=_median(step.train, batch, seconds) / batch,
+        train=_median(step.train, batch, seconds, took) / batch,
         evaluate=_median(step.evaluate, batch, seconds / 3) / batch,
         measured=True,
     )
 
 
-def _median(step: Any, batch: int, seconds: float) -> float:
-    times: list[float] = []
-    if batch != _FIRST_BATCH:
-        step(batch)
+def _median(step: Callable[[int], float], batch: int, seconds: float, *first: float) -> float:
+    times = [*first]
     while len(times) < 2 or sum(times) < seconds:
         times.append(step(batch))
     return statistics.median(times)
