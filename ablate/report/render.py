@@ -8,7 +8,7 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ablate.report.table import EMPTY, Cell, Column, Table
 
@@ -77,7 +77,7 @@ def _grid(table: Table, columns: Sequence[Column], width: int) -> RichTable:
 
     grid = RichTable(box=box.SIMPLE_HEAD)
     for column, own in zip(columns, _widths(table, columns, width), strict=True):
-        justify = "right" if column.numeric else "left"
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
         grid.add_column(Text(column.title), justify=justify, overflow="fold", width=own)
     for row in table.rows:
         cells = [row.get(column.key, EMPTY) for column in columns]
