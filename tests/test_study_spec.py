@@ -120,6 +120,12 @@ def test_set_overrides_the_profile_with_yaml_values(write: Write) -> None:
     assert "mlp_ratio=2" in trial.arch
 
 
+@pytest.mark.parametrize("given", ["", "match: {params: 1%}\n", "match: {macs: 5%}\n"])
+def test_set_replaces_the_budget_to_match(write: Write, given: str) -> None:
+    study = load_study(write(BASE + given), overrides=["match.macs=2%"])
+    assert str(study.match) == "macs within 2%"
+
+
 @pytest.mark.parametrize(
     ("design", "baseline", "expected"),
     [

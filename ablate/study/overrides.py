@@ -42,7 +42,10 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
         if not equals or not key.strip():
             raise StudyError(f"{place}: must be key=value, such as train.epochs=5")
         path = _path(document, key.strip(), place)
-        document = document.replaced(path, parse_value(value, place), place)
+        parsed = parse_value(value, place)
+        if path[0] == "match" and len(path) == 2:  # one budget at a time: it replaces the other
+            path, parsed = ("match",), {path[1]: parsed}
+        document = document.replaced(path, parsed, place)
     return document
 
 
@@ -59,7 +62,6 @@ def _path(document: Document, key: str, place: str) -> KeyPath:
         _check_name(rest, fields(top), top, place)
     elif top == "match":
         _check_name(rest, BUDGETS, top, place)
-        return (top,) if document.get(top, rest) is None else (top, rest)
     elif top == "options":
         check_setting(rest, place)
     elif top in ("factors", "tune", "baseline"):
