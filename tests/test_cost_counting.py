@@ -233,10 +233,15 @@ def test_cvt_block() -> None:
 # -- second opinion -------------------------------------------------------------------------------
 
 
+SLOW_ROWS = ["coat-micro", "cvt-micro", "atc-micro", "torchvision:resnet18",
+             "timm:vit_tiny_patch16_224"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "model", ["coat-lite-micro", "coat-micro", "coatnet-micro", "cvt-micro", "atc-micro",
-              "vit-rel-micro", "torchvision:resnet18", "timm:vit_tiny_patch16_224"],
-)  # fmt: skip
+    "model",
+    ["coat-lite-micro", "coatnet-micro", "vit-rel-micro"]
+    + [pytest.param(model, marks=pytest.mark.slow) for model in SLOW_ROWS],
+)
 def test_fvcore_agrees_stage_by_stage(model: str) -> None:
     size = 32 if "micro" in model else 224
     ours = profile(model, image_size=size, num_classes=10)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ LARGEST_FACTOR = 3.0
 
 _VERIFIED = 4
 """Shapes of one kind of change that are counted before the next kind is tried."""
+
+_SINGLE_DEPTHS = 250
+"""Depths of single runs that are tried: all of them up to five runs."""
 
 _MARGIN = 1.2
 """The prediction may be a little off where an option rounds a width: shapes up to this part of
@@ -77,8 +81,11 @@ def match(
     1. the arch as it is;
     2. all widths by one factor, each rounded to its step;
     3. all widths by one factor, each rounded up or down on its own;
-    4. all depths by one factor, rounded, widths kept;
-    5. depths by one factor, the least change first, and widths as in 2 or else 3.
+    4. depths, widths kept;
+    5. depths and widths, the least change of depths first, widths as in 2 or else 3.
+
+    Depths change all by one factor, rounded, or by one block up or down, each run on its own; the
+    least change is the least sum of |ln(after / before)|.
 
     Steps of a width: the head dimension (the number of heads where the kind counts those), for
     blocks without heads 8 channels, 4 below 64. Equal widths stay equal. Strides, heads' sizes
@@ -181,12 +188,14 @@ class _Search:
         return np.array(list(found), dtype=np.float64)
 
     def _depths(self) -> list[tuple[int, ...]]:
-        """Depths by one factor, the least change first."""
+        """Depths by one factor, or single blocks up or down; the least change first."""
         base = self.resizable.base.depths
         factors = _factors(base, (1,) * len(base), whole=False)
-        found = {tuple(max(1, round(f * depth)) for depth in base): None for f in factors}
-        found.pop(base, None)
-        return list(found)
+        together = {tuple(max(1, round(f * depth)) for depth in base) for f in factors}
+        near = [sorted({depth, max(1, depth - 1), depth + 1}) for depth in base]
+        singly = sorted(itertools.product(*near), key=partial(_change, base))
+        found = (together | set(singly[:_SINGLE_DEPTHS])) - {base}
+        return sorted(found, key=lambda other: (_change(base, other), other))
 
     def _matched(self, shape: Shape, value: int) -> Matched:
         base = self.resizable.base
@@ -236,7 +245,11 @@ def _factors(numbers: Sequence[int], steps: Sequence[int], *, whole: bool) -> li
                 edges.add(edge)
     ordered = sorted(edges)
     middles = [(low * high) ** 0.5 for low, high in itertools.pairwise(ordered)]
-    return sorted(middles, key=lambda factor: (abs(np.log(factor)), factor))
+    return sorted(middles, key=lambda factor: (abs(math.log(factor)), factor))
+
+
+def _change(before: Sequence[int], after: Sequence[int]) -> float:
+    return sum(abs(math.log(b / a)) for a, b in zip(before, after, strict=True))
 
 
 def _first(pair: tuple[float, Shape]) -> float:

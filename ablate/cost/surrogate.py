@@ -8,6 +8,7 @@ chosen by it is counted again.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,9 +20,8 @@ from ablate.cost.parts import partition
 from ablate.cost.resizable import Resizable, Shape
 from ablate.models.factory import create_model
 
-_UNKNOWNS = 9
-_SPARE = 2
-"""Counted networks beyond the unknowns, so that an unlucky draw of widths does no harm."""
+_DRAWS = 60
+"""Shapes that are looked at; those that tell nothing new are not counted."""
 
 Numbers = NDArray[np.float64]
 
@@ -72,13 +72,11 @@ class Surrogate:
     def __init__(self, resizable: Resizable, count: Counter) -> None:
         self._places = resizable.places
         self._scale = np.array(resizable.base.widths, dtype=np.float64)
-        shapes = _sample_shapes(resizable)
+        shapes = self._telling(_draw_shapes(resizable))
         counted = np.array([count.parts(resizable.with_shape(shape)) for shape in shapes])
-        widths = np.array([shape.widths for shape in shapes])
-        depths = np.array([shape.depths for shape in shapes])
         self._coefficients = [
             np.linalg.lstsq(features, counted[:, part], rcond=None)[0]
-            for part, features in enumerate(self._features(widths, depths))
+            for part, features in enumerate(self._features_of(shapes))
         ]
 
     def __call__(self, widths: Numbers, depths: tuple[int, ...]) -> Numbers:
@@ -87,6 +85,25 @@ class Surrogate:
         parts = zip(self._features(widths, repeated), self._coefficients, strict=True)
         total: Numbers = sum((f @ c for f, c in parts), np.zeros(len(widths)))
         return total
+
+    def _telling(self, shapes: Sequence[Shape]) -> list[Shape]:
+        """As few of the shapes as determine what all of them would."""
+        kept: list[Shape] = []
+        rank = 0
+        for shape in shapes:
+            found = self._rank([*kept, shape])
+            if found > rank:
+                kept.append(shape)
+                rank = found
+        return kept
+
+    def _rank(self, shapes: Sequence[Shape]) -> int:
+        return sum(int(np.linalg.matrix_rank(f)) for f in self._features_of(shapes))
+
+    def _features_of(self, shapes: Sequence[Shape]) -> list[Numbers]:
+        widths = np.array([shape.widths for shape in shapes], dtype=np.float64)
+        depths = np.array([shape.depths for shape in shapes], dtype=np.float64)
+        return self._features(widths, depths)
 
     def _features(self, widths: Numbers, depths: Numbers) -> list[Numbers]:
         """For each part (M, 9): quadratic in both widths, and in its own for further blocks."""
@@ -102,11 +119,11 @@ class Surrogate:
         return found
 
 
-def _sample_shapes(resizable: Resizable) -> list[Shape]:
+def _draw_shapes(resizable: Resizable) -> list[Shape]:
     """Shapes of one or two blocks a run, with widths around those of the arch."""
     draw = random.Random(0)
     shapes = []
-    for _ in range(_UNKNOWNS + _SPARE):
+    for _ in range(_DRAWS):
         widths: list[int] = []
         for width, step in zip(resizable.base.widths, resizable.steps, strict=True):
             middle = max(2, round(width / step))
