@@ -36,6 +36,7 @@ class FakeStudy:
     name: str = "fake"
     profile: str | None = None
     plugins: tuple[str, ...] = ()
+    tune: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def full_name(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from multiprocessing.synchronize import Barrier
@@ -101,6 +103,34 @@ def test_a_holder_notices_that_it_lost_the_file_and_leaves_it_alone(folder: Path
         time.sleep(0.3)
         assert held.lost
     assert read_owner(folder / "owner") == other
+
+
+def test_of_two_that_see_the_same_stale_file_one_takes_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would judge it before either acts, were it not for the lock."""
+    gone = replace(myself(), pid=dead_pid(), token="gone")
+    (folder / "owner").write_text(json.dumps(asdict(gone)))
+    meeting, won = threading.Barrier(2), []
+
+    def judge_together(path: Path, **keywords: float) -> bool:
+        judged = alive(path, **keywords)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(timeout=1)
+        return judged
+
+    def take() -> None:
+        with contextlib.suppress(Owned), Ownership(folder) as held:
+            won.append(held)
+            time.sleep(0.5)
+
+    monkeypatch.setattr("ablate.study.owner.alive", judge_together)
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
 
 
 def _contend(folder: Path, barrier: Barrier, won: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ablate.errors import ConfigError, unknown
+from ablate.errors import ConfigError, StudyError, unknown
 from ablate.study.cells import StudyLike
 from ablate.study.driver import Driver
 from ablate.study.ledger import KINDS
@@ -25,6 +25,11 @@ def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = sile
     Raises:
         AblateError: data, weights or settings are wrong; nothing was started.
     """
+    if study.tune:
+        raise StudyError(
+            f"study {study.full_name}: `tune` is not trained in this version; set the chosen "
+            f"{', '.join(study.tune)} under `train:`"
+        )
     settings = settings or Settings()
     return Driver(study, settings, look_up(study, settings.runs), sink).run()
 
