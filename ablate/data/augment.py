@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ablate.config import TrainConfig
 from ablate.data.clock import Draws
-from ablate.data.crops import pad_crop, resized_crop
+from ablate.data.crops import pad_crop, random_flip, resized_crop
 from ablate.data.erasing import random_erasing
 from ablate.data.mixing import Mixing
 from ablate.data.randaugment import randaugment
@@ -79,8 +79,7 @@ class Augment:
         elif train.crop == "resized" and not self.cropped:
             images = resized_crop(images, draws)
         if train.hflip:
-            flipped = draws.chance(0.5)[:, None, None, None]
-            images = torch.where(flipped, images.flip(-1), images)
+            images = random_flip(images, draws)
         if train.randaugment_ops:
             images = randaugment(images, train.randaugment_ops, train.randaugment_magnitude, draws)
         return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,10 @@ class Draws:
     def total(self) -> int:
         """Images of the global batch."""
         return self.count * self.share.world
+
+    def on_host(self) -> Draws:
+        """The same stream with numbers on the CPU: choosing images by them waits for no device."""
+        return replace(self, device=torch.device("cpu"))
 
     def uniform(self, low: float = 0.0, high: float = 1.0, columns: int = 1) -> Tensor:
         """Uniform in [low, high): float32, (N,), or (N, columns) for more than one column."""

@@ -1,4 +1,4 @@
-"""Random crops of a batch of square images."""
+"""Random crops and flips of a batch of square images."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def pad_crop(images: Tensor, padding: int, draws: Draws) -> Tensor:
         3, width, 1
     )  # a view: (N, C, places, places, H, W)
     return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def random_flip(images: Tensor, draws: Draws) -> Tensor:
+    """Mirror each image left to right with probability 1/2: (N, C, H, W)."""
+    chosen = draws.on_host().chance(0.5).nonzero()[:, 0].to(images.device)
+    flipped = images.clone()
+    flipped[chosen] = images.index_select(0, chosen).flip(-1)
+    return flipped
 
 
 def resized_crop(images: Tensor, draws: Draws) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ def random_erasing(
     one field per epoch, four times as large as an image.
     """
     height, width = images.shape[-2:]
-    draws = replace(draws, device=torch.device("cpu"))  # no device waits for what is chosen
+    draws = draws.on_host()
     erased = draws.chance(probability)
     area = draws.uniform(*_AREA) * height * width
     ratio = draws.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])).exp()
@@ -50,7 +49,8 @@ def random_erasing(
     windows = torch.from_numpy(field).unfold(1, height, 1).unfold(2, width, 1)
     filled = windows[:, window[chosen, 0], window[chosen, 1]].transpose(0, 1)  # (E, C, H, W)
     device, place = images.device, chosen.to(images.device)
-    images[place] = torch.where(inside.to(device), filled.to(device), images[place])
+    erased_images = images.index_select(0, place)
+    images[place] = torch.where(inside.to(device), filled.to(device), erased_images)
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ablate.data.cache import JsonFacts, remembered
 from ablate.errors import DataError, nearest
@@ -16,8 +16,7 @@ SAMPLED_FILES = 4096
 SAMPLED_BYTES = 2**16
 
 
-@dataclass(frozen=True, slots=True)
-class FileFact:
+class FileFact(NamedTuple):
     """One file: path below the root with "/", size in bytes, time of its last change in ns."""
 
     path: str
@@ -91,7 +90,7 @@ def list_files(folder: Path, suffixes: Iterable[str], prefix: str = "") -> list[
     """
     endings = tuple(suffixes)
     try:
-        return sorted(_walk(str(folder), prefix, endings), key=lambda fact: fact.path)
+        return sorted(_walk(str(folder), prefix, endings))
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 

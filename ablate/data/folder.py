@@ -161,6 +161,6 @@ def _check_same_classes(train_folder: Path, train: _Tree, test_folder: Path, tes
 
 
 def _format(files: list[FileFact]) -> str:
-    counts = Counter(Path(fact.path).suffix.lower() for fact in files)
-    suffix = counts.most_common(1)[0][0].removeprefix(".")
+    counts = Counter(fact.path.rpartition(".")[2].lower() for fact in files)
+    suffix = counts.most_common(1)[0][0]
     return {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)

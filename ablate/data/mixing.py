@@ -55,7 +55,7 @@ class Mixing:
             The images, and float shares of the classes, (N, num_classes); each row sums to 1.
         """
         partner = neighbours(len(images), images.device)
-        others = images[partner]
+        others = images.index_select(0, partner)
         weight = torch.zeros(len(images), 1, *images.shape[-2:], device=images.device)
         weight += self._mixup_weight(draws)
         if self.cutmix:

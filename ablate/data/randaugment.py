@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -47,14 +47,16 @@ OPERATIONS = (
     _Operation("TranslateY", lambda share: 150 / 331 * share, signed=True),
     _Operation("Rotate", lambda share: math.radians(30 * share), signed=True),
     _Operation("Brightness", lambda share: 0.9 * share, signed=True),
-    _Operation("Color", lambda share: 0.9 * share, signed=True),
     _Operation("Contrast", lambda share: 0.9 * share, signed=True),
-    _Operation("Sharpness", lambda share: 0.9 * share, signed=True),
     _Operation("Posterize", lambda share: 8 - round(4 * share)),
     _Operation("Solarize", lambda share: 255 * (1 - share)),
     _Operation("AutoContrast"),
     _Operation("Equalize"),
+    _Operation("Color", lambda share: 0.9 * share, signed=True),
+    _Operation("Sharpness", lambda share: 0.9 * share, signed=True),
 )
+"""In the order of the kinds, so that a sorted batch falls into one slice a kind."""
+
 NAMES = tuple(operation.name for operation in OPERATIONS)
 WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
@@ -74,32 +76,37 @@ def randaugment(images: Tensor, ops: int, magnitude: int, draws: Draws) -> Tenso
     Source: Cubuk et al., arXiv 1909.13719; operations, ranges and signs of torchvision's
     RandAugment. Departure: warps are bilinear (torchvision's default is nearest).
     """
-    host = replace(draws, device=torch.device("cpu"))  # chosen there, so that no device waits
+    host = draws.on_host()
     levels = torch.tensor([operation.level(magnitude / BINS) for operation in OPERATIONS])
     signed = torch.tensor([operation.signed for operation in OPERATIONS])
-    images = images.clone()
     for _ in range(ops):
         choice = host.integers(len(OPERATIONS))
         negative = host.chance(0.5) & signed[choice]
-        apply(images, choice, torch.where(negative, -levels[choice], levels[choice]))
+        images = apply(images, choice, torch.where(negative, -levels[choice], levels[choice]))
     return images
 
 
-def apply(images: Tensor, choice: Tensor, level: Tensor) -> None:
-    """Apply one operation to each image, in place.
+def apply(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
+    """Apply one operation to each image.
 
     Args:
         images: (N, 3, S, S), uint8.
         choice: index into `OPERATIONS`, (N,), on the CPU.
         level: the operation's parameter, (N,), on the CPU.
+
+    Returns:
+        (N, 3, S, S), uint8.
     """
+    order = choice.argsort(stable=True)
+    choice, level = choice[order], level[order]
+    changed = images.index_select(0, order.to(images.device))
     for names, kernel in _KERNELS:
-        members = torch.tensor([NAMES.index(name) for name in names])
-        chosen = torch.isin(choice, members).nonzero()[:, 0]
-        if len(chosen):
-            place = chosen.to(images.device)
-            changed = kernel(images.index_select(0, place), choice[chosen], level[chosen])
-            images.index_copy_(0, place, changed)
+        first, last = NAMES.index(names[0]), NAMES.index(names[-1])
+        start, stop = torch.searchsorted(choice, torch.tensor([first, last + 1])).tolist()
+        if start < stop:
+            part = slice(start, stop)
+            changed[part] = kernel(changed[part], choice[part], level[part])
+    return changed.index_select(0, order.argsort().to(images.device))
 
 
 def _warp(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
@@ -131,6 +138,7 @@ def warp_matrices(choice: Tensor, level: Tensor, side: int) -> Tensor:
 
 
 def _tables(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
+    """Look each pixel up in the table of its image's operation and its channel."""
     names = [NAMES[index] for index in choice.tolist()]
     tables = channel_tables(images, names, level.to(images.device))
     return tables.gather(2, images.flatten(2).long()).view_as(images)

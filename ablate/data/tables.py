@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from types import MappingProxyType
 
 import torch
@@ -20,19 +21,19 @@ def channel_tables(images: Tensor, names: Sequence[str], level: Tensor) -> Tenso
 
     Args:
         images: (N, 3, H, W), uint8.
-        names: of the operations, N keys of `TABLES`.
+        names: of the operations, N keys of `TABLES`; equal ones stand together.
         level: their parameters, (N,).
 
     Returns:
         (N, 3, 256), uint8: entry v of a channel is what its pixels of value v become.
     """
-    tables = torch.empty(len(images), 3, 256, dtype=torch.uint8, device=images.device)
-    for name in sorted(set(names)):
-        rows = torch.tensor([row for row, other in enumerate(names) if other == name])
-        place = rows.to(images.device)
-        found = TABLES[name](images[place], level[place].view(-1, 1, 1))
-        tables[place] = found.clamp(0, 255).to(torch.uint8)
-    return tables
+    tables = []
+    start = 0
+    for name, same in groupby(names):
+        stop = start + len(list(same))
+        tables.append(TABLES[name](images[start:stop], level[start:stop].view(-1, 1, 1)))
+        start = stop
+    return torch.cat(tables).clamp_(0, 255).to(torch.uint8)
 
 
 def _values(images: Tensor) -> Tensor:
