@@ -18,6 +18,8 @@ _DERIVED: Mapping[str, str] = {
     "head_dim": "widths",
     "num_heads": "widths",
     "patch_size": "stride",
+    "stem_stride": "stages",
+    "stride": "stages",
 }
 """Values that follow from another setting: they are no second change."""
 
@@ -28,10 +30,7 @@ def arch_differences(variant: Blueprint, baseline: Blueprint) -> dict[str, Diffe
     found = {name: (one[name], other[name]) for name in one if one[name] != other[name]}
     if len(variant.stages) == len(baseline.stages):
         found |= _option_differences(variant, baseline)
-    for name, cause in _DERIVED.items():
-        if name in found and cause in found:
-            del found[name]
-    return found
+    return {name: values for name, values in found.items() if _DERIVED.get(name) not in found}
 
 
 def _summary(blueprint: Blueprint) -> dict[str, str]:
@@ -44,9 +43,9 @@ def _summary(blueprint: Blueprint) -> dict[str, str]:
         "stages": str(len(blueprint.stages)),
         "layout": each("kind"),
         "depths": each("depth"),
-        "widths": each("width"),
+        "widths": f"{stem.width}:{each('width')}" if stem else each("width"),
         "stride": each("stride"),
-        "stem": f"{stem.kind}{stem.depth}x{stem.width}" if stem else "none",
+        "stem": f"{stem.kind}{stem.depth}" if stem else "none",
         "stem_stride": str(blueprint.stem_stride),
         "group": f"P{group.depth}" if group else "none",
         "head": blueprint.head,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ablate.config import DataConfig, TrialConfig
 from ablate.data import DatasetInfo
 from ablate.study.built import Built, Network
+from ablate.study.environment import available_cores
 from ablate.study.probe import FEW, Case, Speed, choose_probes, fitted, measure
 from ablate.study.spec import Study
 from ablate.study.variants import Variant
@@ -20,7 +21,7 @@ def network_of(study: Study, arch: str, data: DataConfig) -> Network:
 
 
 def expected_speeds(
-    study: Study, built: Mapping[Network, Built], probe: str, device: str
+    study: Study, built: Mapping[Network, Built], probe: str, device: str, workers: int
 ) -> tuple[dict[str, Speed | None], str, int]:
     """The speed of each variant by name, the device that it holds for, and how many were timed.
 
@@ -29,12 +30,14 @@ def expected_speeds(
         built: its networks.
         probe: "some", "all" or "none".
         device: where the probes run.
+        workers: trials at once, which share the CPU's cores.
     """
     if probe == "none":
         return dict.fromkeys((variant.name for variant in study.variants), None), "", 0
     cases = {variant.name: _case(study, variant, built) for variant in study.variants}
     chosen = choose_probes(list(cases.values()), FEW if probe == "some" else len(cases))
-    probes = {case.same: (case, measure(case, device=device)) for case in chosen}
+    threads = max(1, available_cores() // workers) if workers > 1 else None
+    probes = {case.same: (case, measure(case, device=device, threads=threads)) for case in chosen}
     place = choose(device, study.baseline.train.model_copy(update={"devices": 1}))
     speeds = {name: fitted(probes, case) for name, case in cases.items()}
     return speeds, place.name, len(probes)

@@ -117,7 +117,8 @@ class Plan:
     def hours_left(self) -> float | None:
         """Expected hours until all is trained, with `workers` trials at once.
 
-        On one CPU or GPU trials at once share it, so that this is a lower bound.
+        A CPU's cores are divided between them, as the executors do; a GPU that they share makes
+        it a lower bound.
         """
         left = self.device_hours_left
         return None if left is None else left / self.workers
@@ -175,9 +176,13 @@ def plan(
     """
     if probe not in PROBES:
         raise ConfigError(unknown("probe", probe, PROBES))
+    if workers < 1:
+        raise ConfigError(f"`workers` must be at least 1, but got {workers}")
     study, infos, remarks = _with_data(study)
     built = _built(study)
-    speeds, place, probes = expected_speeds(study, built, probe if infos else "none", device)
+    speeds, place, probes = expected_speeds(
+        study, built, probe if infos else "none", device, workers
+    )
     statuses = _statuses(study, runs, results)
     limit = tolerance if tolerance is not None else _default_tolerance(study)
     variants = tuple(

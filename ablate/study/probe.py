@@ -19,6 +19,7 @@ from ablate.models import create_model
 from ablate.study.built import Built
 from ablate.training.devices import choose
 from ablate.training.recipe import build_optimizer
+from ablate.training.surroundings import torch_threads
 
 FEW = 5
 """Probes of a plan, unless every variant is measured."""
@@ -96,7 +97,9 @@ def choose_probes(cases: Sequence[Case], limit: int = FEW) -> list[Case]:
     return chosen
 
 
-def measure(case: Case, *, device: str = "auto", seconds: float = _SECONDS) -> Speed:
+def measure(
+    case: Case, *, device: str = "auto", threads: int | None = None, seconds: float = _SECONDS
+) -> Speed:
     """Time the real training step and the forward pass on random images, for a short while.
 
     The batch is the recipe's where it fits into the time, otherwise a smaller one.
@@ -104,6 +107,7 @@ def measure(case: Case, *, device: str = "auto", seconds: float = _SECONDS) -> S
     Args:
         case: what to time.
         device: "auto", "cpu", "cuda" ...
+        threads: CPU threads of a trial (default: torch's own number).
         seconds: of timed steps.
 
     Raises:
@@ -111,7 +115,11 @@ def measure(case: Case, *, device: str = "auto", seconds: float = _SECONDS) -> S
     """
     place = choose(device, case.train.model_copy(update={"devices": 1, "strategy": "auto"}))
     where = torch.device({"gpu": "cuda"}.get(place.accelerator, place.accelerator))
-    step = _Step(case, where)
+    with torch_threads(threads):
+        return _timed(_Step(case, where), case, seconds)
+
+
+def _timed(step: _Step, case: Case, seconds: float) -> Speed:
     full = max(2, case.train.batch_size // (case.train.accumulate * case.train.devices))
     batch = min(full, _FIRST_BATCH)
     step.train(batch)  # allocates, compiles, picks kernels
