@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.collections import PathCollection
 from report_examples import curves_of, example, fail
 
 from ablate.errors import AblateError, ResultsError
@@ -50,7 +51,9 @@ def test_generalization_shows_every_seed_its_mean_and_the_gap() -> None:
     seeds = [
         tuple(point)
         for drawn in accuracy.collections
-        if hasattr(drawn, "get_offsets") and len(drawn.get_offsets()) == 3
+        if isinstance(drawn, PathCollection)
+        and len(drawn.get_offsets()) == 3
+        and drawn.get_sizes().min() > 0
         for point in drawn.get_offsets()
     ]
     expected = set(zip(rows["train_top1"], rows["top1"], strict=True))
