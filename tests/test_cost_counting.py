@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablate.cost import profile
+from ablate.cost.formulas import count_macs
 from ablate.errors import ConfigError, GrammarError, ModelError
 from ablate.models import create_model
 from ablate.presets import PRESETS
@@ -68,6 +69,10 @@ LAYERS = {
         4 * 6 * 5 * 6,
     ),
     "a matrix times a vector": (Lambda(lambda x: x[0, 0] @ x[0, 0, 0]), 6 * 5),
+    "a matrix times a vector, added": (
+        Lambda(lambda x: torch.addmv(x[0, 0, :, 0], x[0, 0], x[0, 0, 0])),
+        6 * 5,
+    ),
     "a product of vectors": (Lambda(lambda x: x[0, 0, 0] @ x[0, 0, 1]), 5),
     "attention": (Lambda(lambda x: F.scaled_dot_product_attention(x, x, x)), 2 * 4 * 6 * 6 * 5),
     "attention with a bias on the logits": (
@@ -111,6 +116,13 @@ def test_attention_counts_the_same_on_every_path_of_torch() -> None:
     assert list(decomposed.per_operator) == ["aten.bmm"]
     assert fused.macs == decomposed.macs
     assert fused.attention_logits == decomposed.attention_logits == 4 * 6 * 6
+
+
+@pytest.mark.parametrize("kernel", ["fused_attention_overrideable", "attention_math_for_mps"])
+def test_attention_kernels_of_other_devices_count_alike(kernel: str) -> None:
+    q, k, v = (torch.empty(2, 3, *shape, device="meta") for shape in ((4, 8), (5, 8), (5, 6)))
+    packet = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}")
+    assert count_macs(packet, (q, k, v), {}, None) == 2 * 3 * 4 * 5 * (8 + 6)
 
 
 def test_what_has_no_formula_is_listed_and_views_are_not() -> None:
@@ -340,6 +352,7 @@ def test_all_presets_and_coatnet_7_at_512_take_under_20_seconds_and_1500_megabyt
     code = """
 import json, resource, time
 from ablate.cost import profile
+from ablate.cost.formulas import count_macs
 from ablate.presets import PRESETS
 start, counts = time.process_time(), {}
 for preset in PRESETS.values():

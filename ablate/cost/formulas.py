@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
@@ -24,7 +25,8 @@ MOVES = frozenset({
     "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d", "reflection_pad2d", "repeat",
     "replication_pad1d", "replication_pad2d", "roll", "scalar_tensor", "select_scatter",
     "slice_scatter", "stack", "tril", "triu", "unsafe_split", "unsafe_split_with_sizes",
-    "zero_", "zeros", "zeros_like",
+    "zero_", "zeros", "zeros_like", "as_strided_", "detach_", "resize_", "squeeze_", "t_",
+    "transpose_", "unsqueeze_",
 })  # fmt: skip
 """Operators that move or make values and compute none; views are told by their schema."""
 
@@ -33,14 +35,6 @@ def _attention(args: Sequence[Any], out: Any) -> int:
     """q (..., L, d) k^T and the logits times v (..., S, d_v), as if no logit were masked."""
     q, k, v = (tuple(tensor.shape) for tensor in args[:3])
     macs: int = prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-    return macs
-
-
-def _self_attention_layer(args: Sequence[Any], out: Any) -> int:
-    """nn.MultiheadAttention in one operator: four projections of width C, then attention."""
-    (*batch, length, width), keys = args[0].shape, args[1].shape[-2]
-    projections = 2 * (length + keys) * width * width
-    macs: int = prod(batch) * (projections + 2 * length * keys * width)
     return macs
 
 
@@ -59,21 +53,13 @@ def _batch_summed(args: Sequence[Any], out: Any) -> int:
     return int(args[1].numel()) * int(args[2].shape[-1])
 
 
-def _outer(args: Sequence[Any], out: Any) -> int:
-    return int(out.numel())
-
-
 _OWN: dict[Any, Formula] = {
     aten._scaled_dot_product_fused_attention_overrideable: _attention,
     aten._scaled_dot_product_attention_math_for_mps: _attention,
-    aten._native_multi_head_attention: _self_attention_layer,
     aten.dot: _first_times_width,
-    aten.vdot: _first_times_width,
     aten.mv: _first_times_width,
     aten.addmv: _second_times_width,
     aten.addbmm: _batch_summed,
-    aten.ger: _outer,
-    aten.addr: _outer,
 }
 """Matrix products on which torch.utils.flop_counter is silent."""
 
@@ -98,10 +84,9 @@ def count_macs(packet: Any, args: Sequence[Any], kwargs: dict[str, Any], out: An
     return None
 
 
-def computes(func: Any) -> bool:
+def computes(func: OpOverload) -> bool:
     """Whether an operator does arithmetic, as far as its schema and `MOVES` tell."""
-    view = getattr(func, "is_view", False)
-    return not view and func.overloadpacket.__name__ not in MOVES
+    return not func.is_view and func.overloadpacket.__name__ not in MOVES
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
