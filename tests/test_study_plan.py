@@ -16,7 +16,7 @@ from ablate.cost.memory import training_memory
 from ablate.errors import AblateError, ConfigError
 from ablate.study.built import build, build_all
 from ablate.study.expected import trial_seconds
-from ablate.study.plan import Plan, check, plan
+from ablate.study.plan import Plan, check, plan, study_confounds
 from ablate.study.plan_table import plan_columns, plan_footnotes, plan_rows
 from ablate.study.power import minimum_detectable_effect
 from ablate.study.probe import Case, Speed, choose_probes, fitted, measure
@@ -261,6 +261,10 @@ def test_the_table_shows_costs_changes_times_and_footnotes(load: Load, tmp_path:
     notes = plan_footnotes(found)
     assert notes[0].startswith("params +")
     assert rows[1][-1] == "[1] [2]"
+    told = study_confounds(study)
+    assert [told[variant.name] for variant in study.variants] == [
+        v.warnings for v in found.variants
+    ]
     assert "before matching" not in plan_columns(found)
     assert found.table() == (plan_columns(found), rows)
     assert found.notes()[0].startswith("[1] params +")

@@ -44,7 +44,8 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
         path = _path(document, key.strip(), place)
         parsed = parse_value(value, place)
         if path[0] == "match" and len(path) == 2:  # one budget at a time: it replaces the other
-            path, parsed = ("match",), {path[1]: parsed}
+            parsed = {path[1]: parsed}
+            path = ("match",)
         document = document.replaced(path, parsed, place)
     return document
 

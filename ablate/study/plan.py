@@ -223,6 +223,19 @@ def check(study: Study) -> None:
             raise StudyError(f"{study.path}: variant {variant.name!r}: {error}") from error
 
 
+def study_confounds(study: Study, *, tolerance: float | None = None) -> dict[str, tuple[str, ...]]:
+    """What differs from the baseline beside the factor: variant's name -> sentences.
+
+    Args:
+        study: as loaded.
+        tolerance: as for `plan`.
+    """
+    study, _, _ = _with_data(study)
+    built = _built(study)
+    limit = tolerance if tolerance is not None else _default_tolerance(study)
+    return {v.name: _warnings(study, v, built, limit) for v in study.variants}
+
+
 def _with_data(study: Study) -> tuple[Study, dict[DataConfig, DatasetInfo], list[str]]:
     """The study with its data resolved, as far as it is there, and what is known of the data."""
     resolved: dict[DataConfig, DataConfig] = {}
@@ -282,7 +295,6 @@ def _planned(
     speed = speeds[variant.name]
     info = infos.get(variant.data)
     seconds = trial_seconds(variant.trials[0], info, speed) if info and speed else None
-    sides = Side(variant=variant, built=ours), Side(variant=base, built=theirs)
     return PlannedVariant(
         name=variant.name, variant=variant.levels, arch=variant.arch, baseline=variant is base,
         params=ours.cost.params, trainable=ours.cost.trainable, macs=ours.cost.macs,
@@ -293,8 +305,18 @@ def _planned(
         seconds_from="none" if seconds is None or not speed else _source(speed),
         raw_arch=variant.raw_arch if raw else None, raw_params=raw.params if raw else None,
         raw_macs=raw.macs if raw else None, matched=variant.matched,
-        warnings=confounds(*sides, study.factors, tolerance=tolerance),
+        warnings=_warnings(study, variant, built, tolerance),
     )  # fmt: skip
+
+
+def _warnings(
+    study: Study, variant: Variant, built: Mapping[Network, Built], tolerance: float
+) -> tuple[str, ...]:
+    ours, theirs = (
+        Side(variant=one, built=built[network_of(study, one.arch, one.data)])
+        for one in (variant, study.baseline)
+    )
+    return confounds(ours, theirs, study.factors, tolerance=tolerance)
 
 
 def _source(speed: Speed) -> str:
