@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig
+from ablate.data import DataModule
 from ablate.errors import ConfigError, WeightsError
 from ablate.training import Diverged, Interrupted, TimedOut, create_module, fit, resolve_init
 from ablate.training.checkpoint import newest
@@ -89,8 +90,6 @@ def test_the_result_says_what_was_trained_where_and_how_long(finished):
 
 
 def test_train_numbers_are_those_of_a_plain_pass_in_eval_mode(finished):
-    from ablate.data import DataModule
-
     folder, result, _ = finished
     module = create_module(trial(), num_classes=10)
     module.load_state_dict(newest(folder).content["state_dict"])
@@ -133,7 +132,8 @@ def test_accumulation_gives_the_weights_of_the_whole_batch(tmp_path):
         # No BatchNorm: its statistics are those of a micro-batch. SGD: Adam's first steps
         # follow the sign of a gradient, where rounding can decide.
         recipe = {"optimizer": "sgd", "lr": 0.05, "epochs": 1, **recipe}
-        fit(trial(ATTENTION, **recipe), tmp_path / name, threads=1)
+        data = DATA.model_copy(update={"train_fraction": 0.43})  # 310 images: 9 steps, 22 over
+        fit(trial(ATTENTION, data=data, **recipe), tmp_path / name, threads=1)
         return newest(tmp_path / name).content["state_dict"]
 
     whole, parts = weights("whole"), weights("parts", accumulate=4)
@@ -283,27 +283,33 @@ def test_the_process_around_a_run_stays_as_it_was(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_handler_of_sigterm_is_called_during_the_run_and_the_epoch_is_finished(tmp_path):
+def test_a_signal_in_the_middle_of_an_epoch_reaches_its_handler_and_the_epoch_is_finished(
+    tmp_path, monkeypatch
+):
     received = []
 
-    def told(row):
-        if row["epoch"] == 1:
+    def terminate(data, epoch):
+        if epoch == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(DataModule, "set_epoch", terminate)
     previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        with pytest.raises(Interrupted):
-            fit(
-                trial(epochs=3),
-                tmp_path,
-                threads=1,
-                on_epoch=told,
-                should_stop=lambda: bool(received),
-            )
+        with pytest.raises(Interrupted, match="stopped after epoch 2"):
+            fit(trial(epochs=3), tmp_path, threads=1, should_stop=lambda: bool(received))
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert received == [signal.SIGTERM]
-    assert newest(tmp_path).epoch == 1
+    assert newest(tmp_path).epoch == 2
+
+
+def test_the_data_is_told_the_epoch_also_after_a_resume(tmp_path, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(DataModule, "set_epoch", lambda data, epoch: epochs.append(epoch))
+    with pytest.raises(Interrupted):
+        fit(trial(epochs=3), tmp_path, threads=1, should_stop=lambda: len(epochs) == 2)
+    fit(trial(epochs=3), tmp_path, threads=1)
+    assert epochs == [0, 1, 2]
 
 
 def test_ctrl_c_is_a_keyboard_interrupt_and_the_handler_stays(tmp_path):

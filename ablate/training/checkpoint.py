@@ -120,7 +120,8 @@ def _whole(folder: Path) -> Iterator[Saved]:
             log.warning("%s does not match its checksum: it is not used", slot)
             continue
         try:
-            content = ChecksummedIO().load_checkpoint(path)
+            # Mapped: what is not asked for is never read into memory.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             log.warning("%s cannot be read (%s): it is not used", slot, error)
             continue

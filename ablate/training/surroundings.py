@@ -45,7 +45,8 @@ def own_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
     try:
         yield
     except SystemExit as error:
@@ -61,9 +62,9 @@ class KeepSigterm(Callback):
     """Undoes Lightning's SIGTERM handler, which ends an epoch in its middle."""
 
     def __init__(self) -> None:
-        self.handler = signal.getsignal(signal.SIGTERM)
+        self.handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
