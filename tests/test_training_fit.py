@@ -70,6 +70,8 @@ def test_the_result_agrees_with_the_predictions(finished):
     with np.load(folder / "predictions.npz") as predictions:
         label, prediction = predictions["label"], predictions["prediction"]
         confidence = predictions["confidence"]
+    data = DataModule(trial().data, trial().train, 0)
+    assert label.tolist() == [int(y) for _, labels in data.test_dataloader() for y in labels]
     assert len(label) == result.test_images
     assert result.top1 == pytest.approx(100 * np.mean(label == prediction))
     assert result.top1 <= result.top5 <= 100

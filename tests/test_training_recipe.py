@@ -10,6 +10,7 @@ from torch.optim import SGD, AdamW
 
 from ablate.config import TrainConfig
 from ablate.errors import ConfigError
+from ablate.models import create_model
 from ablate.training import create_module
 from ablate.training.module import checked_recipe
 from ablate.training.recipe import (
@@ -33,6 +34,7 @@ class Tokens(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(2, 5, 5))
         self.norm = nn.LayerNorm((4, 2))
         self.batch_norm = nn.BatchNorm2d(4)
+        self.heads_bias = nn.Parameter(torch.zeros(2, 4))
         self.named = nn.Parameter(torch.zeros(4, 4))
         self.head = nn.Linear(4, 2)
         self.tied = self.head
@@ -45,6 +47,16 @@ class Tokens(nn.Module):
 def test_weight_decay_acts_on_matrices_and_kernels_only():
     decay = {name for name, _, acts in decayed(Tokens()) if acts}
     assert decay == {"proj.weight", "head.weight"}
+
+
+@pytest.mark.parametrize("preset", ["coatnet-micro", "coat-micro", "cvt-micro", "vit-rel-micro"])
+def test_our_networks_decay_weights_and_nothing_else(preset):
+    network = create_model(preset, num_classes=10, image_size=32)
+    tables = {name for name, _ in network.named_parameters() if not name.endswith(".weight")}
+    decay = {name for name, _, acts in decayed(network) if acts}
+    assert decay
+    assert not decay & tables
+    assert all(network.get_parameter(name).ndim >= 2 for name in decay)
 
 
 def test_every_trainable_parameter_is_optimized_once():

@@ -12,8 +12,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from ablate.config import TrainConfig
 from ablate.errors import ConfigError
 
-_TABLES = ("cls_token", "class_token", "pos_embed", "rel_pos", "relative_position", "bias_table")
-"""Parts of the names that class tokens, position tables and relative-bias tables carry."""
+_TABLES = (
+    "bias_table",
+    "class_token",
+    "cls_token",
+    "pos_embed",
+    "position.table",
+    "rel_pos",
+    "relative_position",
+)
+"""In the last two parts of the names of class tokens, position and relative-bias tables."""
 
 
 def peak_lr(train: TrainConfig) -> float:
@@ -43,7 +51,7 @@ def decayed(network: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
                 or parameter.ndim <= 1
                 or leaf.endswith("bias")
                 or name in named
-                or any(part in leaf for part in _TABLES)
+                or any(table in ".".join(name.split(".")[-2:]) for table in _TABLES)
             )
             yield name, parameter, not exempt
 
