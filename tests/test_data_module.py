@@ -282,6 +282,16 @@ def test_large_images_are_decoded_and_cropped_in_every_epoch(large):
     assert same(first, epoch_of(module, 0))
 
 
+def test_large_images_are_cropped_elsewhere_in_every_epoch(large):
+    module = DataModule(large, TrainConfig(batch_size=4, crop="resized"), seed=1)
+    crops = []
+    for epoch in range(2):
+        module.set_epoch(epoch)
+        crops.append({image.numpy().tobytes() for x, _ in module.train_dataloader() for image in x})
+    assert len(crops[0]) == len(crops[1]) == 12
+    assert not crops[0] & crops[1]
+
+
 @pytest.mark.slow
 def test_large_images_do_not_depend_on_the_number_of_workers(large):
     here = DataModule(large, TrainConfig(**LARGE), seed=1)

@@ -77,6 +77,15 @@ def test_a_label_out_of_range_names_file_and_row(tmp_path, root):
         resolve(config(tmp_path, "parquet", root=str(root)))
 
 
+@pytest.mark.parametrize("part", ["train-00000-of-00002", "test-00000-of-00001"])
+def test_a_class_without_images_is_named(tmp_path, root, part):
+    (root / "data" / "train-00001-of-00002.parquet").unlink()
+    write_parquet(root / "data" / f"{part}.parquet", 6, lambda i: 0)
+    message = rf"pets: 1 of 2 classes have no image in {part.split('-')[0]}, for example 'dog'"
+    with pytest.raises(DataError, match=message):
+        resolve(config(tmp_path, "parquet", root=str(root)))
+
+
 def test_an_image_that_does_not_decode_names_file_and_row(tmp_path, root, monkeypatch):
     path = root / "data" / "train-00001-of-00002.parquet"
     monkeypatch.setattr("data_trees.png", lambda seed: b"hello" if seed == 3 else png(seed))
