@@ -102,13 +102,16 @@ def test_multi_head_attention_counts_the_same_in_its_fused_form() -> None:
     assert macs(tokens, size=(10, 8)) == 10 * 8 * 32 + 2 * 10 * 10 * 8
 
 
+class Reads(nn.Module):
+    """Attention behind a value, which meta tensors do not have: it can only run for real."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert float(x.sum()) == 0
+        return F.scaled_dot_product_attention(x, x, x)
+
+
 def test_attention_counts_the_same_on_every_path_of_torch() -> None:
     """The CPU's fused kernel and the decomposition on meta do the same products."""
-
-    class Reads(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            assert float(x.sum()) == 0  # no value on meta: the network runs for real
-            return F.scaled_dot_product_attention(x, x, x)
 
     fused = profile(Reads(), image_size=(6, 5), in_chans=4)
     assert list(fused.per_operator) == ["aten._scaled_dot_product_flash_attention_for_cpu"]
@@ -116,6 +119,20 @@ def test_attention_counts_the_same_on_every_path_of_torch() -> None:
     assert list(decomposed.per_operator) == ["aten.bmm"]
     assert fused.macs == decomposed.macs
     assert fused.attention_logits == decomposed.attention_logits == 4 * 6 * 6
+
+
+@pytest.mark.parametrize(
+    ("model", "logits"),
+    [
+        ("coatnet-0", 2_420_208),
+        ("coatnet-0@rel_attn=post", 2_420_208),
+        ("coat-lite-tiny", 0),  # its softmax runs over keys, not over logits
+        ("timm:coatnet_0_224", 2_420_208),
+        ("timm:coat_lite_tiny", 0),
+    ],
+)
+def test_attention_logits_are_the_products_of_queries_and_keys(model: str, logits: int) -> None:
+    assert profile(model).attention_logits == logits
 
 
 @pytest.mark.parametrize("kernel", ["fused_attention_overrideable", "attention_math_for_mps"])
@@ -287,6 +304,14 @@ def test_profiling_leaves_a_network_as_it_was() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_network_that_ran_for_real_has_no_hooks_left_and_its_mode() -> None:
+    network = nn.Sequential(Reads(), nn.Dropout())
+    network[1].eval()
+    profile(network, image_size=4)
+    assert [module.training for module in network.modules()] == [True, True, False]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
 def test_a_built_network_knows_its_arch_and_size() -> None:
