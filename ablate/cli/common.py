@@ -66,6 +66,9 @@ def print_table(
 ) -> None:
     """A table; columns whose cells are all numbers or dashes are right-aligned."""
     cells = [["-" if value is None else str(value) for value in row] for row in rows]
+    if len(cells) > _MANY:
+        _print_plainly(columns, cells)
+        return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = all(_is_number(row[index]) for row in cells)
@@ -73,6 +76,19 @@ def print_table(
     for row in cells:
         table.add_row(*row)
     console().print(table)
+
+
+_MANY = 500
+"""Rows beyond which a table is printed without layout: rich takes milliseconds for each."""
+
+
+def _print_plainly(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = (
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *cells)
+    )
+    click.echo("\n".join(lines))
 
 
 def _is_number(text: str) -> bool:

@@ -50,18 +50,21 @@ def results_command(
     as_json: bool,
 ) -> None:
     """The rows of STUDY, one a trial: what it measured, or why it failed."""
+    from ablate.study.spec import load_study
+
+    loaded = load_study(study, profile, overrides)
     if check:
         from ablate.study.audit import check_results
-        from ablate.study.spec import load_study
 
-        loaded = load_study(study, profile, overrides)
         found = check_results(loaded, results=results, runs=runs)
         if as_json:
             print_json({"contradictions": [dataclasses.asdict(one) for one in found]})
         else:
             click.echo("\n".join(one.message for one in found) or "no contradictions")
         raise SystemExit(1 if found else 0)
-    _, rows, _ = _load(study, profile, overrides, results=results, runs=runs)
+    from ablate.study.store import load_results
+
+    rows = load_results(loaded, results=results, runs=runs)
     if as_json:
         click.echo(rows.to_json(orient="records", indent=2))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,24 +117,21 @@ def retry_command(
 
     settings = Settings(runs=runs, results=results, **execution)
 
-    def again(study: Any, settings: Settings, *, sink: Any) -> Any:
-        return retry(study, settings, kind=kind, sink=sink)
-
-    _train(loaded, settings, again, as_json=as_json)
+    _train(loaded, settings, functools.partial(retry, kind=kind), as_json=as_json)
 
 
 def _train(study: Any, settings: Any, train: Callable[..., Any], *, as_json: bool) -> None:
-    """Check the whole plan, train, publish, print; the exit code says how it ended."""
+    """Train, publish what changed, print; the exit code says how it ended."""
     from ablate.report.publish import evidence_table, publish
-    from ablate.study.plan import check
     from ablate.study.progress import progress_sink, silent
     from ablate.study.store import load_curves, load_results
 
-    check(study)
     summary = train(study, settings, sink=silent if as_json else progress_sink())
     where = {"results": settings.results, "runs": settings.runs}
-    rows, curves = load_results(study, **where), load_curves(study, **where)
-    files = publish(study, rows, curves, summary.folder)
+    rows = load_results(study, **where)
+    files: list[Path] = []
+    if summary.changed or not (summary.folder / "table.md").exists():
+        files = publish(study, rows, load_curves(study, **where), summary.folder)
     if as_json:
         facts = {**dataclasses.asdict(summary), "files": files}
         print_json({**facts, "table": evidence_table(study, rows).to_json()})
@@ -142,6 +140,9 @@ def _train(study: Any, settings: Any, train: Callable[..., Any], *, as_json: boo
         click.echo(evidence_table(study, rows).render("terminal", width=console().width))
         _print_end(study, summary, files)
     raise SystemExit(summary.exit_code)
+
+
+_EVIDENCE = (".md", ".tex", ".png")
 
 
 def _print_end(study: Any, summary: Any, files: list[Path]) -> None:
@@ -156,8 +157,9 @@ def _print_end(study: Any, summary: Any, files: list[Path]) -> None:
         click.echo(f"{len(summary.missing)} trials are not finished; run the same command again")
     click.echo(
         f"\n{summary.done} of {summary.total} trials done, {summary.trained} trained now "
-        f"in {duration(summary.seconds)}; written:"
+        f"in {duration(summary.seconds)}; {'written' if files else 'as written before'}:"
     )
+    files = files or sorted(p for p in summary.folder.glob("*.*") if p.suffix in _EVIDENCE)
     rows = [summary.folder / name for name in ("trials.csv", "curves.csv", "meta.json")]
     for path in (*(path for path in rows if path.exists()), *files):
         click.echo(f"  {path}")
