@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from ablate.study.books import Books
 from ablate.study.cells import StudyLike
@@ -29,6 +30,9 @@ from ablate.study.settings import Settings, Summary
 from ablate.study.shelf import verdict
 from ablate.study.store import write_results
 from ablate.study.worker import Order, Outcome, run_trial
+
+if TYPE_CHECKING:
+    from ablate.study.spec import Study
 
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 60.0
@@ -74,6 +78,9 @@ class Driver:
     def _train(self) -> None:
         settings = self.settings
         if settings.fit is None:
+            from ablate.study.plan import check  # torch: only where something is trained
+
+            check(cast("Study", self.study))
             prepare_images(self.books.cells[key].trial for key in self.todo)
         resources = Resources(
             workers=settings.workers, per_gpu=settings.per_gpu, trials=len(self.books.cells),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ablate.errors import ConfigError, StudyError, unknown
+from ablate.errors import ConfigError, unknown
 from ablate.study.cells import StudyLike
 from ablate.study.driver import Driver
 from ablate.study.ledger import KINDS
 from ablate.study.progress import Sink, silent
 from ablate.study.resolution import look_up
 from ablate.study.settings import Settings, Summary
+from ablate.study.tuning import refuse_tune
 
 
 def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = silent) -> Summary:
@@ -25,11 +26,7 @@ def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = sile
     Raises:
         AblateError: data, weights or settings are wrong; nothing was started.
     """
-    if study.tune:
-        raise StudyError(
-            f"study {study.full_name}: `tune` is not trained in this version; set the chosen "
-            f"{', '.join(study.tune)} under `train:`"
-        )
+    refuse_tune(study)
     settings = settings or Settings()
     return Driver(study, settings, look_up(study, settings.runs), sink).run()
 

@@ -109,11 +109,8 @@ class RunFolder:
         """
         wrong = self.damaged() if verdicts else {}
         damaged = [f"damaged {self.path / name}: {why}" for name, why in wrong.items()]
-        unknown = sorted(
-            entry.name
-            for entry in os.scandir(self.path)
-            if entry.name not in KNOWN and not _KNOWN_PATTERN.fullmatch(entry.name)
-        )
+        others = set(os.listdir(self.path)) - KNOWN
+        unknown = sorted(name for name in others if not _KNOWN_PATTERN.fullmatch(name))
         return damaged + [f"unknown file {self.path / name}" for name in unknown]
 
 

@@ -47,16 +47,20 @@ class Shelf:
     def __init__(self, runs: Path, results: Path) -> None:
         self._runs = runs
         self._keys = run_keys(runs)
-        self._rows: dict[str, Row] = {}
+        self._files: dict[Path, list[Row]] = {}
         self._written: dict[str, int] = {}
         found: list[Row] = []
         for name in (SUPERSEDED, TRIALS):
             for path in sorted(results.glob(f"*/{name}")):
                 written = path.stat().st_mtime_ns
-                rows = read_rows(path)
+                rows = self._files[path] = read_rows(path)
                 found += ({**row, "variant_name": None} for row in rows)
                 self._written.update((row["key"], written) for row in rows)
         self._rows = {row["key"]: row for row in best_of_each(found)}
+
+    def rows(self, path: Path) -> list[Row]:
+        """The rows of one committed file, as they stand there."""
+        return self._files.get(path, [])
 
     def find(self, key: str) -> Found:
         """What is known of the trial with this key."""

@@ -204,16 +204,16 @@ def write_results(
     folder = study_folder(study, results)
     shelf = Shelf(Path(runs), Path(results))
     rows = [row for row in study_rows(found, shelf) if row["status"] != "missing"]
-    if not rows:
+    complete = all((folder / name).exists() for name in (CURVES, "meta.json"))
+    if rows == shelf.rows(folder / TRIALS) and (complete or not rows):
         return Written(folder=folder, changed=False)
     folder.mkdir(parents=True, exist_ok=True)
     _write_superseded(folder, rows)
-    changed = write_rows(folder / TRIALS, rows)
-    if changed:
-        _write_curves(folder, found, shelf, Path(runs), Path(results))
-        _write_predictions(folder, rows, Path(runs), Path(results), renewed)
-        write_meta(folder, found, rows, record)
-    return Written(folder=folder, changed=changed)
+    write_rows(folder / TRIALS, rows)
+    _write_curves(folder, found, shelf, Path(runs), Path(results))
+    _write_predictions(folder, rows, Path(runs), Path(results), renewed)
+    write_meta(folder, found, rows, record)
+    return Written(folder=folder, changed=True)
 
 
 def _write_superseded(folder: Path, rows: Iterable[Row]) -> None:
