@@ -99,14 +99,14 @@ def test_torch_compile_gives_the_same_answer(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", [(15, 15), (17, 22)])
+@pytest.mark.parametrize("size", [(17, 17), (19, 22)])
 def test_odd_and_oblong_images_work(family: str, size: tuple[int, int]) -> None:
     model = ablate.create_model(FAMILIES[family], num_classes=5, image_size=size)
     assert model(torch.randn(2, 3, *size)).shape == (2, 5)
 
 
 def test_an_image_too_small_for_the_strides_says_where() -> None:
-    with pytest.raises(ModelError, match="image size 4x4 is too small: stage 2 has stride 2"):
+    with pytest.raises(ModelError, match="image size 4x4 is too small: stage 1 has stride 2"):
         ablate.create_model("C1x8-C1x8-C1x8@stem_stride=4", image_size=4)
 
 

@@ -55,7 +55,7 @@ def test_attention_equals_the_equation_written_as_loops(
     x = images(2, grid[0] * grid[1], 4)
     with torch.no_grad():
         expected = torch.stack([attention_by_loops(attn, one, grid) for one in x])
-        torch.testing.assert_close(attn(x), expected)
+        torch.testing.assert_close(attn(x, grid), expected)
 
 
 def test_the_bias_is_read_at_query_minus_key() -> None:
@@ -64,7 +64,7 @@ def test_the_bias_is_read_at_query_minus_key() -> None:
     with torch.no_grad():
         position.table.zero_()
         position.table[1, 1 + 1, -2 + 2] = 1  # i - i' = 1, j - j' = -2
-    bias = position(torch.float32)[0]
+    bias = position((2, 3))[0]
     assert bias[0].abs().max() == 0
     assert [tuple(pair) for pair in bias[1].nonzero().tolist()] == [(3, 2)]  # (1, 0) and (0, 2)
 
@@ -107,7 +107,7 @@ def block_by_hand(block: nn.Module, x: Tensor, pool: nn.Module | None) -> Tensor
     shortcut = getattr(block, "shortcut", nn.Identity())
     if isinstance(shortcut, nn.Linear):
         rows = rows @ shortcut.weight.T + shortcut.bias
-    y = rows + block.attn(normed.flatten(2).transpose(1, 2))
+    y = rows + block.attn(normed.flatten(2).transpose(1, 2), tuple(normed.shape[2:]))
     mlp = block.mlp
     z = F.layer_norm(y, y.shape[2:], block.norm2.weight, block.norm2.bias, block.norm2.eps)
     hidden = F.gelu(z @ mlp.expand.weight.T + mlp.expand.bias)
@@ -182,7 +182,7 @@ def test_window_attention_is_attention_inside_each_window(
                         slice(left, left + window[1]),
                     )
                     expected[cell] = one_window(attn.attn, x[cell], window)
-        found = attn(x.flatten(1, 2)).unflatten(1, grid)
+        found = attn(x.flatten(1, 2), grid).unflatten(1, grid)
     torch.testing.assert_close(found, expected)
 
 
@@ -217,15 +217,52 @@ def test_windows_have_tables_of_their_own_size() -> None:
     assert tuple(run.first.attn.attn.position.table.shape) == (2, 5, 5)
 
 
-def test_resizing_a_table_keeps_it_at_its_own_grid_and_interpolates_each_head() -> None:
-    table = images(2, 2 * 7 - 1, 2 * 5 - 1)
+def test_resizing_a_table_is_bilinear_and_each_heads_own() -> None:
+    """Half-pixel centres, the border repeated: output y reads the input at (y + 1/2) / s - 1/2."""
+    table = images(2, 2 * 2 - 1, 2 * 3 - 1)  # grid (2, 3)
+    out = resize_table(table, (4, 2))
+    assert tuple(out.shape) == (2, 7, 3)
+
+    def corners(position: int, size: int, new: int) -> tuple[int, int, float]:
+        place = min(max((position + 0.5) * size / new - 0.5, 0), size - 1)
+        low = int(place)
+        return low, min(low + 1, size - 1), place - low
+
+    for y in range(7):
+        top, bottom, down = corners(y, 3, 7)
+        for x in range(3):
+            left, right, across = corners(x, 5, 3)
+            upper = table[:, top, left] * (1 - across) + table[:, top, right] * across
+            lower = table[:, bottom, left] * (1 - across) + table[:, bottom, right] * across
+            torch.testing.assert_close(out[:, y, x], upper * (1 - down) + lower * down)
+
+
+def test_a_table_at_its_own_grid_is_left_as_it_is() -> None:
+    table = images(2, 13, 9)
     assert torch.equal(resize_table(table, (7, 5)), table)
-    larger = resize_table(table, (14, 9))
-    assert tuple(larger.shape) == (2, 27, 17)
-    for head in range(2):
-        torch.testing.assert_close(larger[head], resize_table(table[head, None], (14, 9))[0])
-    ramp = torch.linspace(0, 1, 13).expand(1, 9, 13)
-    wide = resize_table(ramp.contiguous(), (5, 12))
-    assert (wide.diff(dim=2) >= 0).all()
-    torch.testing.assert_close(wide, wide[:, :1].expand_as(wide))
-    assert wide[0, 0, 11].item() == pytest.approx(0.5)  # no offset stays in the middle
+
+
+@pytest.mark.parametrize(
+    ("options", "built", "given"),
+    [
+        ("", (4, 4), (6, 8)),
+        ("rel_attn=post;", (6, 8), (5, 3)),
+        ("rel_attn=none;", (4, 4), (5, 7)),
+        ("attn=window;window=3;", (6, 6), (11, 4)),
+    ],
+)
+def test_maps_of_another_size_read_the_tables_resized(
+    options: str, built: tuple[int, int], given: tuple[int, int]
+) -> None:
+    """As a network would that was built for them and took the weights (or whole windows)."""
+    arch = f"T2x8({options}head_dim=4)"
+    small, large = build_run(arch, built, 4), build_run(arch, given, 4)
+    state = small.state_dict()
+    if "window" not in options:
+        for key in state:
+            if key.endswith("table"):
+                state[key] = resize_table(state[key], large.grid)
+        large.load_state_dict(state)
+        x = images(2, 4, *given)
+        torch.testing.assert_close(small(x)[0], large(x)[0])
+    assert tuple(small(images(1, 4, *given))[0].shape[2:]) == large.grid

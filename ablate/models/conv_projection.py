@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ablate.grammar import RunSpec
+from ablate.models.attention import attend
 from ablate.models.embedding import TokenEmbedding
 from ablate.models.layers import DropPath, Mlp, activation, init_tokens, to_map, tokens
 from ablate.models.mbconv import down_sample
@@ -108,7 +108,7 @@ class ConvProjectionAttention(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
         q, k, v = (self._heads(part(x, grid)) for part in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        mixed = attend(q, k, v, scale=self.scale)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2), grid)
         return out
 

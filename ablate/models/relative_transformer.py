@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablate.grammar import RunSpec
+from ablate.models.attention import attend
 from ablate.models.layers import DropPath, Mlp, init_tokens, to_map, tokens
 from ablate.models.mbconv import down_sample
 
@@ -16,6 +17,8 @@ Grid = tuple[int, int]
 class RelativeTransformerRun(nn.Module):
     """Transformer blocks in a row, on tokens; the first carries the stride and the change of width.
 
+    Position tables are made for one grid; maps of another size read them resized.
+
     Source: CoAtNet, arXiv 2106.04803, sections 2.1 and 2.2.
     """
 
@@ -24,12 +27,17 @@ class RelativeTransformerRun(nn.Module):
         assert spec.in_width is not None
         self.grid = (-(-grid[0] // spec.stride), -(-grid[1] // spec.stride))
         self.first = EntryBlock(spec.in_width, spec.drop_path[0], spec, self.grid)
-        self.blocks = nn.Sequential(*(Block(rate, spec, self.grid) for rate in spec.drop_path[1:]))
+        self.blocks = nn.ModuleList(Block(rate, spec, self.grid) for rate in spec.drop_path[1:])
         init_tokens(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """(N, in_width, H, W) -> (N, width, ceil(H/stride), ceil(W/stride)), no class token."""
-        return to_map(self.blocks(self.first(x)), self.grid), None
+        x = self.first(x)
+        grid = (x.shape[2], x.shape[3])
+        x = tokens(x)
+        for block in self.blocks:
+            x = block(x, grid)
+        return to_map(x, grid), None
 
 
 class Block(nn.Module):
@@ -44,9 +52,9 @@ class Block(nn.Module):
         self.mlp = Mlp(spec.width, spec.number("mlp_ratio"), spec.word("act"))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 
@@ -75,19 +83,20 @@ class EntryBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map (N, in_width, H, W) -> tokens (N, L, C)."""
+        """(N, in_width, H, W) -> (N, width, ceil(H/stride), ceil(W/stride)), channels-last."""
         normed = to_map(self.norm1(tokens(x)), (x.shape[2], x.shape[3]))
-        shortcut: Tensor = self.shortcut(tokens(self.pool(x)))
-        y = shortcut + self.drop_path(self.attn(tokens(self.pool(normed))))
-        out: Tensor = y + self.drop_path(self.mlp(self.norm2(y)))
-        return out
+        pooled = self.pool(x)
+        grid = (pooled.shape[2], pooled.shape[3])
+        shortcut: Tensor = self.shortcut(tokens(pooled))
+        y = shortcut + self.drop_path(self.attn(tokens(self.pool(normed)), grid))
+        return to_map(y + self.drop_path(self.mlp(self.norm2(y))), grid)
 
 
 def attention(in_width: int, spec: RunSpec, grid: Grid) -> nn.Module:
     """Attention over all tokens of the grid, or in windows."""
     if spec.word("attn") == "window":
         window = spec.count("window")
-        return WindowAttention(in_width, spec, grid, (min(window, grid[0]), min(window, grid[1])))
+        return WindowAttention(in_width, spec, (min(window, grid[0]), min(window, grid[1])))
     return RelativeAttention(in_width, spec, grid)
 
 
@@ -118,39 +127,37 @@ class RelativeAttention(nn.Module):
             None if self.mode == "none" else RelativePosition(spec.num_heads, grid, self.mode)
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """(N, L, in_width) -> (N, L, width).
 
         Args:
-            mask: (1 or N, 1, L, L), added to the logits: -inf where a key does not exist.
+            grid: (H, W) of the tokens, with H*W = L.
+            mask: (1 or N, 1, 1, L), added to the logits: -inf where a key does not exist.
         """
         n, length, _ = x.shape
         qkv = self.qkv(x).view(n, length, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, L, d)
-        bias = None if self.position is None else self.position(q.dtype)
-        out = self._post(q, k, v, bias, mask) if self.mode == "post" else _pre(q, k, v, bias, mask)
+        bias = None if self.position is None else self.position(grid)
+        if self.mode == "post":
+            assert bias is not None
+            out = self._post(q, k, v, bias, mask)
+        else:
+            out = attend(q, k, v, scale=self.head_dim**-0.5, bias=_sum(bias, mask))
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, length, -1))
         return projected
 
-    def _post(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
+    def _post(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         """(softmax(q k^T / sqrt(d)) + bias) v, with the bias of keys that do not exist at 0."""
-        assert bias is not None
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
         if mask is not None:
             logits, bias = logits + mask, bias.masked_fill(mask.isinf(), 0)
-        out: Tensor = (logits.softmax(-1).to(v.dtype) + bias) @ v
+        out: Tensor = (logits.softmax(-1) + bias).to(v.dtype) @ v
         return out
 
 
-def _pre(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v."""
-    if bias is not None and mask is not None:
-        bias = bias + mask.to(bias.dtype)
-    elif bias is None and mask is not None:
-        bias = mask.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+def _sum(bias: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """What is added to the logits."""
+    return mask if bias is None else bias if mask is None else bias + mask
 
 
 class RelativePosition(nn.Module):
@@ -158,30 +165,24 @@ class RelativePosition(nn.Module):
 
     Args:
         num_heads: heads, each with its own table.
-        grid: (H, W) of the tokens.
+        grid: (H, W) of the tokens that the table is for; it is resized for others.
         mode: "pre" (initialised by a truncated normal of deviation 0.02) or "post" (at 0).
     """
 
-    index: Tensor
-
     def __init__(self, num_heads: int, grid: Grid, mode: str) -> None:
         super().__init__()
-        height, width = grid
+        height, width = self.grid = grid
         self.table = nn.Parameter(torch.zeros(num_heads, 2 * height - 1, 2 * width - 1))
         if mode == "pre":
             nn.init.trunc_normal_(self.table, std=0.02)
-        rows = torch.arange(height).view(-1, 1) - torch.arange(height) + height - 1
-        columns = torch.arange(width).view(-1, 1) - torch.arange(width) + width - 1
-        index = rows[:, None, :, None] * (2 * width - 1) + columns[None, :, None, :]
-        self.register_buffer(
-            "index", index.reshape(height * width, height * width), persistent=False
-        )
 
-    def forward(self, dtype: torch.dtype) -> Tensor:
-        """The bias (1, heads, L, L)."""
-        flat = self.table.flatten(1)
-        bias = flat[:, self.index.flatten()].view(1, flat.shape[0], *self.index.shape)
-        return bias.to(dtype)
+    def forward(self, grid: Grid) -> Tensor:
+        """The bias (1, heads, L, L) of the tokens of a grid."""
+        (height, width), length = grid, grid[0] * grid[1]
+        table = self.table if grid == self.grid else resize_table(self.table, grid)
+        # [h, i, j, a, b] = table[h, i + a, j + b]: key (i', j') stands at a = H-1-i', b = W-1-j'
+        windows = table.unfold(1, height, 1).unfold(2, width, 1)
+        return windows.flip(3, 4).reshape(1, -1, length, length)
 
 
 class WindowAttention(nn.Module):
@@ -193,28 +194,22 @@ class WindowAttention(nn.Module):
     windows of arXiv 2103.14030 and no shift.
     """
 
-    mask: Tensor | None
-
-    def __init__(self, in_width: int, spec: RunSpec, grid: Grid, window: Grid) -> None:
+    def __init__(self, in_width: int, spec: RunSpec, window: Grid) -> None:
         super().__init__()
-        self.grid, self.window = grid, window
+        self.window = window
         self.attn = RelativeAttention(in_width, spec, window)
-        self.padded = tuple(
-            -(-side // part) * part for side, part in zip(grid, window, strict=True)
-        )
-        self.register_buffer("mask", self._mask(), persistent=False)
 
-    def _mask(self) -> Tensor | None:
-        """(windows, 1, 1, L): -inf where a key is padding; None where nothing is padded."""
-        if self.padded == self.grid:
-            return None
-        exists = torch.zeros(1, *self.grid, 1)
-        padding = F.pad(exists, self._pads(), value=float("-inf"))
-        return self._split(padding).reshape(-1, 1, 1, self.window[0] * self.window[1])
-
-    def _pads(self) -> tuple[int, ...]:
-        height, width = self.padded
-        return 0, 0, 0, width - self.grid[1], 0, height - self.grid[0]
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(N, H*W, in_width) -> (N, H*W, width)."""
+        n, (height, width) = x.shape[0], grid
+        padding = (0, 0, 0, -width % self.window[1], 0, -height % self.window[0])
+        mask = None
+        if any(padding):
+            absent = F.pad(x.new_zeros(1, *grid, 1), padding, value=float("-inf"))
+            mask = self._split(absent).transpose(1, 2)[:, None].repeat(n, 1, 1, 1)
+        parts = self._split(F.pad(x.reshape(n, *grid, -1), padding))
+        mixed = self.attn(parts, self.window, mask)
+        return self._join(mixed, (height + padding[5], width + padding[3]), grid)
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, H', W', C) -> (N * windows, L, C), windows in row-major order."""
@@ -223,19 +218,12 @@ class WindowAttention(nn.Module):
         parts = x.view(n, height // rows, rows, width // columns, columns, channels)
         return parts.transpose(2, 3).reshape(-1, rows * columns, channels)
 
-    def _join(self, x: Tensor) -> Tensor:
-        """(N * windows, L, C) -> (N, H, W, C), without the padding."""
-        (height, width), (rows, columns) = self.padded, self.window
+    def _join(self, x: Tensor, padded: Grid, grid: Grid) -> Tensor:
+        """(N * windows, L, C) -> (N, H*W, C), without the padding."""
+        (height, width), (rows, columns) = padded, self.window
         parts = x.view(-1, height // rows, width // columns, rows, columns, x.shape[-1])
         whole = parts.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
-        return whole[:, : self.grid[0], : self.grid[1]]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H*W, in_width) -> (N, H*W, width)."""
-        n = x.shape[0]
-        padded = F.pad(x.reshape(n, *self.grid, -1), self._pads())
-        mask = None if self.mask is None else self.mask.repeat(n, 1, 1, 1)
-        return self._join(self.attn(self._split(padded), mask)).flatten(1, 2)
+        return whole[:, : grid[0], : grid[1]].flatten(1, 2)
 
 
 def resize_table(table: Tensor, grid: Grid) -> Tensor:
