@@ -91,6 +91,8 @@ def test_an_unknown_verb_names_the_nearest(call: Call) -> None:
         (("[false, true]", "[]"), "cpe"),
         (("seeds: 2", "seeds: 0"), "seeds"),
         (("seeds: 2", "seeds: [1"), "small.yaml"),
+        (("seeds: 2", "seeds: 2\ntune: {train.lr: [1e-3, 2e-3]}"), "`tune` is not trained in this version"),
+        (("seeds: 2", "seeds: 2\ndesign: search"), "'search' is not available"),
         (("coat-lite-micro", "F2x60"), "width must be divisible by num_heads"),
         (("coat-lite-micro", "F2x64-X2x64"), "unknown kind 'X'"),
         (("image_size: 32", "train_fraction: 0"), "train_fraction"),
@@ -154,7 +156,7 @@ def test_show_tells_what_is_wrong_with_an_arch(call: Call, arch: str, message: s
 def test_show_says_where_an_image_is_too_small(call: Call) -> None:
     code, _, err = call("show", "coat-lite-tiny", "--image-size", "8")
     assert code == 2
-    assert "image size 8x8 is too small: stage 4" in err
+    assert "image size 8x8 is too small: stage 3" in err
 
 
 def test_show_prints_a_stage_table_whose_parts_sum_to_the_total(call: Call) -> None:

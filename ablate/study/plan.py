@@ -26,6 +26,7 @@ from ablate.study.plan_table import plan_columns, plan_notes, plan_rows
 from ablate.study.probe import Speed
 from ablate.study.spec import Study
 from ablate.study.status import status
+from ablate.study.tuning import refuse_tune
 from ablate.study.variants import Variant
 
 PROBES = ("some", "all", "none")
@@ -178,6 +179,7 @@ def plan(
         raise ConfigError(unknown("probe", probe, PROBES))
     if workers < 1:
         raise ConfigError(f"`workers` must be at least 1, but got {workers}")
+    refuse_tune(study)
     study, infos, remarks = _with_data(study)
     built = _built(study)
     speeds, place, probes = expected_speeds(

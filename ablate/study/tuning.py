@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ablate.errors import unknown
+from ablate.errors import StudyError, unknown
+from ablate.study.cells import StudyLike
 from ablate.study.factors import Factor
 from ablate.study.schema import CONFIGS, Scalars, fields, shown, validated
 from ablate.study.yaml_source import Document
@@ -46,3 +47,16 @@ def _check(document: Document, name: str, index: int, value: Any) -> None:
     base = {**(document.data.get("train") or {}), field: value}
     place = document.place("tune", name, index)
     validated(CONFIGS["train"], base, lambda path: place, "train.")
+
+
+def refuse_tune(study: StudyLike) -> None:
+    """A study whose settings would have to be chosen first must not run as if it had none.
+
+    Raises:
+        StudyError: the study has `tune:`, which this version reads and checks only.
+    """
+    if study.tune:
+        raise StudyError(
+            f"study {study.full_name}: `tune` is not trained in this version; set the chosen "
+            f"{', '.join(study.tune)} under `train:`"
+        )
