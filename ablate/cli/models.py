@@ -240,7 +240,7 @@ def _print_operators(cost: Any) -> None:
     print_table(("operator", "MACs"), [(name, f"{macs:,}") for name, macs in rows])
     if cost.uncounted_ops:
         listed = ", ".join(f"{name} x{calls}" for name, calls in cost.uncounted_ops.items())
-        click.echo(f"\nnot counted (no multiply-adds in our convention): {listed}")
+        click.echo(f"\nwithout a formula, not counted: {listed}")
 
 
 def _print_measured(measured: list[Any]) -> None:
