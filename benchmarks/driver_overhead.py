@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ablate.config import TrialConfig, TrialResult
 from ablate.study import load_study
 from ablate.study.engine import run
+from ablate.study.progress import Event
 from ablate.study.settings import Settings
 
 STUDY = """\
@@ -62,25 +62,24 @@ def study_of(folder: Path, trials: int) -> Path:
 
 
 def milliseconds_a_trial(executor: str, trials: int) -> float:
-    """The driver's time for one trial, the start of its worker processes left out."""
+    """The driver's time for one trial, between the ends of the first and of the last."""
+    ends: list[float] = []
+
+    def note(event: Event) -> None:
+        if event.kind == "done":
+            ends.append(time.perf_counter())
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        few = load_study(study_of(folder, 8))
-        started = time.perf_counter()
-        run(few, settings(folder, executor))
-        warm = time.perf_counter() - started
-        many = replace(load_study(study_of(folder, trials + 8)))
-        started = time.perf_counter()
-        run(many, settings(folder, executor))
-        # Both runs start their workers; what the second takes longer is the trials' own.
-        return 1000 * (time.perf_counter() - started - warm) / (trials - 8)
+        run(load_study(study_of(folder, trials)), settings(folder, executor), sink=note)
+    return 1000 * (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def seconds_of(verb: list[str], folder: Path) -> float:
     """The wall-clock of a command, from the start of Python to its last line."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     started = time.perf_counter()
-    command = [sys.executable, "-m", "ablate.cli", verb[0], "overhead.yaml", *verb[1:]]
+    command = [sys.executable, "-m", "ablate", verb[0], "overhead.yaml", *verb[1:]]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from study_fakes import (
 from ablate.errors import ConfigError, ResultsError, StudyError
 from ablate.study.engine import retry, run
 from ablate.study.folder import RunFolder, run_folders
-from ablate.study.owner import Ownership
+from ablate.study.owner import Ownership, myself
 from ablate.study.settings import Settings
 from ablate.study.store import load_results
 
@@ -195,6 +197,19 @@ def test_a_runs_folder_that_cannot_be_written_is_told(settings: Settings, tmp_pa
 def test_a_study_that_tunes_is_refused_rather_than_trained_untuned(settings: Settings) -> None:
     with pytest.raises(StudyError, match=r"`tune` is not trained.*set the chosen train.lr under"):
         run(fake_study(tune={"train.lr": (1e-3, 1e-2)}), settings)
+
+
+def test_the_owner_file_of_a_process_killed_after_its_result_is_cleared(
+    settings: Settings,
+) -> None:
+    run(fake_study(1, 1), settings)
+    (folder,) = run_folders(settings.runs)
+    shutil.rmtree(settings.results)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder.owner.write_text(json.dumps(asdict(replace(myself(), pid=gone.pid))))
+    assert run(fake_study(1, 1), settings).trained == 0
+    assert not folder.owner.exists()
 
 
 # Several drivers.

@@ -7,6 +7,7 @@ from pathlib import Path
 from ablate.study.cells import Cell, StudyLike
 from ablate.study.folder import RunFolder
 from ablate.study.ledger import Failure
+from ablate.study.owner import clear_stale
 from ablate.study.resolution import Resolved
 from ablate.study.settings import Settings, Summary
 from ablate.study.shelf import Found, Shelf
@@ -51,6 +52,8 @@ class Books:
             found = shelf.find(key)
             if found.done and not self._is_renewed(key, found):
                 self.done.add(key)
+                if found.looked:
+                    clear_stale(self.folder(key).owner)
             elif found.failure is not None and not self._is_retried(found.failure):
                 self.failed[key] = found.failure
             else:

@@ -59,7 +59,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                under_nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+                if not under_nohup:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 

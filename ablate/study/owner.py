@@ -239,6 +239,14 @@ class Ownership:
                 os.utime(self.path)
 
 
+def clear_stale(path: Path) -> None:
+    """Remove an owner file that nobody holds: its process was killed after the verdict."""
+    if path.exists():
+        with _locked(path.parent.parent):
+            if not alive(path):
+                path.unlink(missing_ok=True)
+
+
 def describe(path: Path) -> Mapping[str, Any] | None:
     """Who holds `path` and since how many seconds it is silent; None where nobody does."""
     owner = read_owner(path)
