@@ -160,6 +160,23 @@ def test_cvt_embeds_by_7x7_padded_by_2_then_by_3x3(image_size: int, grids: list[
     assert model.grids == [(side, side) for side in grids]
 
 
+@pytest.mark.parametrize("side", [32, 33, 34, 35])
+def test_the_embeddings_of_atcs_table_5_have_one_grid(side: int) -> None:
+    """3x3 at stride 4, plain and as ResBlock: the ablation changes the embedding alone."""
+    models = [
+        create_model(f"A1x8-A1x8@embed={embed};head_dim=4", image_size=(side, 40))
+        for embed in ("conv", "residual")
+    ]
+    assert models[0].grids == models[1].grids == [(-(-side // 4), 10), (-(-side // 8), 5)]
+
+
+@pytest.mark.parametrize("kernel", [3, 7, 16, 31])
+def test_a_stem_may_have_a_kernel_below_or_above_its_stride(kernel: int) -> None:
+    model = create_model(f"E1x8(patch_size={kernel}):V1x8(stride=1;head_dim=4)", image_size=32)
+    assert model.grids[0] == (2, 2)
+    assert model(images(2, 3, 32, 32)).shape == (2, 1000)
+
+
 def test_cvt_has_its_class_token_in_the_last_stage_only() -> None:
     with torch.device("meta"):
         model = create_model("cvt-13")

@@ -11,6 +11,15 @@ EMBED_EPS = 1e-5
 """LayerNorm after the embedding: 1e-5 in CoaT and CvT, also where the blocks have 1e-6."""
 
 
+def padding(kernel_size: int, stride: int) -> int:
+    """Zeros around a map for an embedding: 2 for 7x7 at stride 4, 1 for 3x3, none for patches.
+
+    A kernel smaller than its stride is padded as at stride 1, so that the grid is that of the
+    residual embedding: the size divided by the stride, rounded up.
+    """
+    return kernel_size // 2 if kernel_size < stride else (kernel_size - stride + 1) // 2
+
+
 class TokenEmbedding(nn.Module):
     """norm(proj(x)): a convolution that may down-sample, then LayerNorm over the channels.
 
@@ -45,7 +54,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.stride = stride
-        self.padding = max(0, (kernel_size - stride + 1) // 2)
+        self.padding = padding(kernel_size, stride)
         self.proj: nn.Module
         if embed == "residual":
             self.padding = kernel_size // 2

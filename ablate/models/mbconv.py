@@ -12,6 +12,7 @@ class MBConvRun(nn.Module):
     """MBConv blocks in a row; the first carries the stride and the change of width.
 
     Source: CoAtNet, arXiv 2106.04803, section 2.1 and Eqn 5.
+    Departure: the initialisation is not printed; convolutions keep torch's default.
     """
 
     def __init__(self, spec: RunSpec, grid: tuple[int, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
+from ablate.models.embedding import padding
 from ablate.models.layers import activation
 
 
@@ -51,11 +52,11 @@ class EmbeddingStem(nn.Module):
         super().__init__()
         assert spec.in_width is not None
         kernel = spec.count("patch_size")
-        padding = (kernel - spec.stride + 1) // 2
-        self.proj = nn.Conv2d(spec.in_width, spec.width, kernel, spec.stride, padding)
+        pad = padding(kernel, spec.stride)
+        self.proj = nn.Conv2d(spec.in_width, spec.width, kernel, spec.stride, pad)
         self.grid = (
-            (grid[0] + 2 * padding - kernel) // spec.stride + 1,
-            (grid[1] + 2 * padding - kernel) // spec.stride + 1,
+            (grid[0] + 2 * pad - kernel) // spec.stride + 1,
+            (grid[1] + 2 * pad - kernel) // spec.stride + 1,
         )
 
     def forward(self, x: Tensor) -> Tensor:
