@@ -83,9 +83,15 @@ class RunFolder:
             set_aside(self.path / name, why)
 
     def progress(self) -> dict[str, str]:
-        """The last complete row of `metrics.csv` as text; empty before the first epoch."""
+        """The last row of `metrics.csv` as text, with the epoch's `seconds` from `timing.csv`.
+
+        Empty before the first epoch; a torn last line does not count.
+        """
+        return {**self._last_row("timing.csv"), **self._last_row("metrics.csv")}
+
+    def _last_row(self, name: str) -> dict[str, str]:
         try:
-            text = (self.path / "metrics.csv").read_text()
+            text = (self.path / name).read_text()
         except OSError:
             return {}
         rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 from ablate.study.folder import RunFolder
@@ -19,8 +18,6 @@ LOOK_SECONDS = 1.0
 class _Watched:
     folder: RunFolder
     epochs: int | None
-    since: float = field(default_factory=time.monotonic)
-    first: int | None = None
     last: int | None = None
 
 
@@ -92,16 +89,11 @@ def _progress(key: str, watched: _Watched) -> Event | None:
     """The event of a new epoch, or None where there is none since the last look."""
     row = watched.folder.progress()
     epoch = int(row["epoch"]) if "epoch" in row else 0
-    if watched.first is None:
-        watched.first = watched.last = epoch
+    before, watched.last = watched.last, epoch
+    if before is None or epoch == before:
         return None
-    if epoch == watched.last:
-        return None
-    watched.last = epoch
-    left = None
-    if watched.epochs is not None and epoch > watched.first:
-        each = (time.monotonic() - watched.since) / (epoch - watched.first)
-        left = each * (watched.epochs - epoch)
+    each = _number(row, "seconds")
+    left = None if watched.epochs is None or each is None else each * (watched.epochs - epoch)
     return Event(
         kind="epoch", key=key, epoch=epoch, epochs=watched.epochs, seconds_left=left,
         loss=_number(row, "train_loss_running"), top1=_number(row, "val_top1"),

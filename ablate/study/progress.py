@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 EventKind = Literal[
     "plan", "start", "epoch", "done", "failed", "retry", "waiting", "stopping", "note", "end"
@@ -28,7 +29,7 @@ class Event:
         message: one line for the reader.
         total, done, failed: of the study, in trials, when it happened.
         epoch, epochs, loss, top1: of a trial in progress; accuracy in percent, on `val`.
-        seconds_left: of the trial, estimated from its epochs in this session.
+        seconds_left: of the trial, estimated from its last epoch.
     """
 
     kind: EventKind
@@ -136,7 +137,8 @@ class LiveDisplay:
         elif event.kind in ("done", "failed", "retry") and event.key:
             self._current.pop(event.key, None)
         if event.kind in ("failed", "retry"):
-            self._console.print(f"{event.label}: {event.message}", style="red", markup=False)
+            line = f"{event.label}: {event.message}"
+            self._console.print(line, style="red", markup=False, highlight=False)
         elif event.kind not in ("start", "epoch", "done") and event.message:
             self._console.print(event.message, markup=False, highlight=False)
         failed = f"{event.failed} failed" if event.failed else ""
@@ -148,7 +150,7 @@ class LiveDisplay:
         lines = Table.grid(padding=(0, 2))
         for event in self._current.values():
             state = describe_epoch(event) if event.epoch is not None else "starting"
-            lines.add_row(event.label, state)
+            lines.add_row(Text(event.label), Text(state))
         return Group(self._bar, lines)
 
 
