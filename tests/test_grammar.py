@@ -82,14 +82,14 @@ def test_every_option_of_the_registry_has_an_example_here() -> None:
 
 
 @given(arch_texts())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_parse_and_format_are_inverse(text: str) -> None:
     assert str(parse(text)) == text
     assert parse(str(parse(text))) == parse(text)
 
 
 @given(arch_texts())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_canonical_is_a_fixed_point_that_means_the_same(text: str) -> None:
     try:
         before = resolve(text)
