@@ -15,11 +15,13 @@ ROOT = Path(ablate.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "options": 0,
     "kinds": 0,
     "grammar": 0,
     "presets": 0,
     "papers": 0,
     "config": 0,
+    "files": 0,
     "models": 1,
     "data": 1,
     "cost": 2,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ablate.errors import GrammarError, ModelError
 from ablate.grammar import Arch, Run, canonical, override, parse, resolve
-from ablate.kinds import KINDS, NET_OPTIONS, OPTIONS, format_value
+from ablate.kinds import KINDS
+from ablate.options import NET_OPTIONS, OPTIONS, format_value
 from ablate.presets import PRESETS, expand
 
 EXAMPLES = {

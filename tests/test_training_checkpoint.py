@@ -17,7 +17,6 @@ from ablate.training.checkpoint import (
     newest,
     next_slot,
     sidecar,
-    write_file,
 )
 
 
@@ -84,7 +83,7 @@ def test_a_missing_checksum_counts_as_damaged(tmp_path):
 def test_a_whole_file_that_is_no_checkpoint_is_named_and_not_used(tmp_path, caplog):
     save(tmp_path, 0, 3)
     path = tmp_path / SLOTS[0]
-    write_file(path, b"not a checkpoint")
+    path.write_bytes(b"not a checkpoint")
     digest = hashlib.sha256(b"not a checkpoint").hexdigest()
     sidecar(path).write_text(f"{digest}  {path.name}\n")
     with caplog.at_level(logging.WARNING):

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ablate.errors import GrammarError, unknown
-from ablate.kinds import KINDS, NET_OPTIONS, OPTIONS, Value, format_value, letters
+from ablate.kinds import KINDS, letters
+from ablate.options import NET_OPTIONS, OPTIONS, Value, format_value
 
 Options = tuple[tuple[str, Value], ...]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
-from ablate.kinds import Value
+from ablate.options import Value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from ablate.grammar import defaults
 from ablate.grammar.arch import Arch, Run, parse
 from ablate.grammar.blueprint import Blueprint, RunSpec
 from ablate.grammar.resolve import entrance, resolve
-from ablate.kinds import KINDS, NET_OPTIONS, Value
+from ablate.kinds import KINDS
+from ablate.options import NET_OPTIONS, Value
 
 _Place = tuple[int, int]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ablate.grammar.arch import Run
 from ablate.grammar.blueprint import RunSpec
-from ablate.kinds import KINDS, Kind, Value
+from ablate.kinds import KINDS, Kind
+from ablate.options import Value
 
 STEM = Run(kind="S", depth=2, width=64)
 """The stem of a network whose first stage cannot read the image and that names none."""

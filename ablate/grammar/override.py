@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from ablate.errors import ModelError, unknown
 from ablate.grammar.arch import Arch, Options, Run, parse_option
-from ablate.kinds import KINDS, NET_OPTIONS, OPTIONS, format_value, letters
+from ablate.kinds import KINDS, letters
+from ablate.options import NET_OPTIONS, OPTIONS, format_value
 
 SHAPES = ("layout", "depths", "widths")
 """Changes of the stages themselves, beside the options of the grammar."""

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from ablate.grammar import defaults
 from ablate.grammar.arch import Arch, Run, parse
 from ablate.grammar.blueprint import Blueprint, RunSpec
-from ablate.kinds import KINDS, Kind, Value
+from ablate.kinds import KINDS, Kind
+from ablate.options import Value
 
 _SHARED_BY_GROUP = ("attn", "cls_token", "cpe", "crpe", "crpe_windows")
 

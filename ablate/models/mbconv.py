@@ -5,32 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
+from ablate.models.conv_run import ConvRun
 from ablate.models.layers import DropPath, activation, norm2d
-
-
-class MBConvRun(nn.Module):
-    """MBConv blocks in a row; the first carries the stride and the change of width.
-
-    Source: CoAtNet, arXiv 2106.04803, section 2.1 and Eqn 5.
-    Departure: the initialisation is not printed; convolutions keep torch's default.
-    """
-
-    def __init__(self, spec: RunSpec, grid: tuple[int, int]) -> None:
-        super().__init__()
-        assert spec.in_width is not None
-        widths = [spec.in_width, *[spec.width] * (spec.depth - 1)]
-        strides = [spec.stride, *[1] * (spec.depth - 1)]
-        self.blocks = nn.Sequential(
-            *(
-                MBConv(width, stride, rate, spec)
-                for width, stride, rate in zip(widths, strides, spec.drop_path, strict=True)
-            )
-        )
-        self.grid = (-(-grid[0] // spec.stride), -(-grid[1] // spec.stride))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """(N, in_width, H, W) -> (N, width, ceil(H/stride), ceil(W/stride)), no class token."""
-        return self.blocks(x), None
 
 
 class MBConv(nn.Module):
@@ -85,6 +61,16 @@ class MBConv(nn.Module):
         branch = self.se(self.act2(self.norm2(self.depthwise(branch))))
         out: Tensor = self.shortcut(x) + self.drop_path(self.project(branch))
         return out
+
+
+class MBConvRun(ConvRun):
+    """MBConv blocks in a row.
+
+    Source: CoAtNet, arXiv 2106.04803, section 2.1 and Eqn 5.
+    Departure: the initialisation is not printed; convolutions keep torch's default.
+    """
+
+    block = MBConv
 
 
 class SqueezeExcitation(nn.Module):

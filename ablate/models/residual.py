@@ -5,31 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
+from ablate.models.conv_run import ConvRun
 from ablate.models.layers import DropPath, activation, norm2d
-
-
-class ResidualRun(nn.Module):
-    """Residual blocks in a row; the first carries the stride and the change of width.
-
-    Source: ResNet, arXiv 1512.03385, section 3.3.
-    """
-
-    def __init__(self, spec: RunSpec, grid: tuple[int, int]) -> None:
-        super().__init__()
-        assert spec.in_width is not None
-        widths = [spec.in_width, *[spec.width] * (spec.depth - 1)]
-        strides = [spec.stride, *[1] * (spec.depth - 1)]
-        self.blocks = nn.Sequential(
-            *(
-                ResidualBlock(width, stride, rate, spec)
-                for width, stride, rate in zip(widths, strides, spec.drop_path, strict=True)
-            )
-        )
-        self.grid = (-(-grid[0] // spec.stride), -(-grid[1] // spec.stride))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """(N, in_width, H, W) -> (N, width, ceil(H/stride), ceil(W/stride)), no class token."""
-        return self.blocks(x), None
 
 
 class ResidualBlock(nn.Module):
@@ -63,6 +40,15 @@ class ResidualBlock(nn.Module):
         branch = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x)))))
         out: Tensor = self.act2(self.shortcut(x) + self.drop_path(branch))
         return out
+
+
+class ResidualRun(ConvRun):
+    """Residual blocks in a row.
+
+    Source: ResNet, arXiv 1512.03385, section 3.3.
+    """
+
+    block = ResidualBlock
 
 
 def convolution(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ablate.config import TrainConfig
 from ablate.grammar import Blueprint, resolve
-from ablate.kinds import KINDS, NET_OPTIONS, OPTIONS
+from ablate.kinds import KINDS
+from ablate.options import NET_OPTIONS, OPTIONS
 from ablate.study.built import Built
 from ablate.study.differences import Difference, arch_differences, config_differences
 from ablate.study.factors import Factor, is_setting

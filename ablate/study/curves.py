@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from ablate.errors import ResultsError
+from ablate.files import write_atomic
 from ablate.study.cells import Cell
-from ablate.study.files import write_atomic
 from ablate.study.folder import run_keys
 
 CURVES = "curves.csv"

@@ -7,7 +7,8 @@ from typing import Any
 
 from ablate.config import DataConfig, TrainConfig
 from ablate.grammar import Blueprint, RunSpec
-from ablate.kinds import KINDS, format_value
+from ablate.kinds import KINDS
+from ablate.options import format_value
 
 Difference = tuple[str, str]
 """The value of the variant and that of the baseline, as text."""

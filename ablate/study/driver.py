@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from ablate.files import set_aside
 from ablate.study.books import Books
 from ablate.study.cells import StudyLike
 from ablate.study.executors import (
@@ -19,7 +20,6 @@ from ablate.study.executors import (
     WorkerDied,
     create_executor,
 )
-from ablate.study.files import set_aside
 from ablate.study.interrupts import Interrupts, Lease
 from ablate.study.ledger import Failure, classify
 from ablate.study.monitor import Monitor

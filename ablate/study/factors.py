@@ -13,7 +13,7 @@ from typing import Any
 from ablate.errors import StudyError, unknown
 from ablate.grammar import resolve
 from ablate.grammar.override import SHAPES
-from ablate.kinds import OPTIONS, format_value
+from ablate.options import OPTIONS, format_value
 from ablate.presets import expand
 from ablate.study.schema import CONFIGS, fields, shown
 from ablate.study.yaml_source import Document, KeyPath

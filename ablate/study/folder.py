@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config import TrialResult
-from ablate.study.files import read_json, set_aside, write_json
+from ablate.files import read_json, set_aside, write_json
 from ablate.study.ledger import Failure
 
 KNOWN = frozenset(

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ablate.files import write_atomic
 from ablate.study.cells import Cell
 from ablate.study.environment import code, environment
-from ablate.study.files import write_atomic
 from ablate.study.rows import Row
 
 FORMAT = 1

@@ -17,7 +17,7 @@ from typing import Any
 
 from ablate.config import TrialResult
 from ablate.errors import ResultsError
-from ablate.study.files import write_atomic
+from ablate.files import write_atomic
 
 Row = dict[str, Any]
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import ResultsError, unknown
+from ablate.files import write_atomic
 from ablate.study.cells import Cell, StudyLike
 from ablate.study.curves import (
     CURVES,
@@ -26,7 +27,6 @@ from ablate.study.curves import (
     write_curves,
 )
 from ablate.study.environment import code_digest
-from ablate.study.files import write_atomic
 from ablate.study.folder import RunFolder
 from ablate.study.meta import write_meta
 from ablate.study.resolution import recorded

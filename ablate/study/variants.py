@@ -11,7 +11,8 @@ from ablate.config import DataConfig, TrainConfig, TrialConfig
 from ablate.errors import AblateError, StudyError
 from ablate.grammar import Arch, canonical, override, resolve
 from ablate.grammar.override import SHAPES
-from ablate.kinds import KINDS, NET_OPTIONS
+from ablate.kinds import KINDS
+from ablate.options import NET_OPTIONS
 from ablate.presets import expand
 from ablate.study.designs import Row
 from ablate.study.factors import Factor, Scalar

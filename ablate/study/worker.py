@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablate.config import TrialConfig, TrialResult
+from ablate.files import set_aside, write_atomic, write_json
 from ablate.study.environment import changes, commit, environment, uncommitted
-from ablate.study.files import set_aside, write_atomic, write_json
 from ablate.study.folder import RunFolder
 from ablate.study.ledger import Failure, classify, first_line, is_out_of_memory
 from ablate.study.owner import Owned, Ownership

@@ -15,39 +15,11 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins import CheckpointIO
 
+from ablate.files import write_atomic
+
 log = logging.getLogger(__name__)
 
 SLOTS = ("checkpoint-a.pt", "checkpoint-b.pt")
-
-
-def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write by temporary file and atomic rename: a reader sees the old content or the new.
-
-    Args:
-        durable: flush to the disk before the rename, and the rename itself after it, so that
-            neither is lost with the power.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sidecar(path: Path) -> Path:
@@ -70,9 +42,9 @@ class ChecksummedIO(CheckpointIO):
         torch.save(checkpoint, buffer)
         content = buffer.getvalue()
         target = Path(path)
-        write_file(target, content)
+        write_atomic(target, content, one_writer=True)
         digest = hashlib.sha256(content).hexdigest()
-        write_file(sidecar(target), f"{digest}  {target.name}\n".encode())
+        write_atomic(sidecar(target), f"{digest}  {target.name}\n", one_writer=True)
 
     def load_checkpoint(
         self,

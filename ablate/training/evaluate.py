@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ablate import __version__
 from ablate.config import TrialConfig, TrialResult
-from ablate.training.checkpoint import write_file
+from ablate.files import write_atomic
 from ablate.training.devices import Place
 from ablate.training.initial import load_into
 from ablate.training.loaders import TrialData
@@ -85,7 +85,7 @@ def write_predictions(path: Path, predictions: Tensor) -> None:
         prediction=predicted.astype(np.int32),
         confidence=confidence.astype(np.float32),
     )
-    write_file(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), one_writer=True)
 
 
 def gathered(batches: list[Tensor]) -> Tensor:

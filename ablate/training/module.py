@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ablate.config import TrainConfig, TrialConfig
 from ablate.errors import ConfigError, unknown
-from ablate.kinds import OPTIONS
+from ablate.options import OPTIONS
 from ablate.training.divergence import first_nonfinite_layer
 from ablate.training.outcomes import Diverged
 from ablate.training.recipe import build_optimizer, build_schedule

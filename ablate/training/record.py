@@ -13,7 +13,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from ablate.training.checkpoint import next_slot, write_file
+from ablate.files import write_atomic
+from ablate.training.checkpoint import next_slot
 from ablate.training.module import ImageClassifier
 from ablate.training.outcomes import Interrupted, TimedOut
 from ablate.training.randomness import reseed
@@ -41,7 +42,7 @@ def write_rows(
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_file(path, text.getvalue().encode(), durable=durable)
+    write_atomic(path, text.getvalue(), durable=durable, one_writer=True)
 
 
 class EpochSeeds(Callback):

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+def write_atomic(
+    path: Path, content: str | bytes, *, durable: bool = True, one_writer: bool = False
+) -> None:
     """Replace `path` by `content` in one step; on an error the old file stays as it was.
 
     Args:
         durable: also wait until the disk holds the file and its name (fsync).
+        one_writer: nobody else writes `path` at the same time, so that the temporary file has
+            a fixed name and what a killed process left is overwritten by the next one.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    part = "" if one_writer else f".{uuid.uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.name}{part}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
         with open(temporary, "wb") as file:
