@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from study_fakes import fake_result, fake_study, instant, trained
 
+import ablate
 from ablate.config import TrialConfig, TrialResult
 from ablate.errors import ModelError
+from ablate.study.environment import ROOMS
 from ablate.study.folder import RunFolder
 from ablate.study.owner import Ownership
 from ablate.study.worker import Order, Outcome, run_trial
@@ -50,6 +52,11 @@ def test_a_finished_trial_leaves_its_record_and_no_owner(
         "environment.json", "metrics.csv", "result.json", "trial.yaml",
     ]  # fmt: skip
     assert folder.environment()["code"].keys() == {"arch", "models", "data", "training"}
+
+
+def test_every_part_of_the_code_that_is_named_exists() -> None:
+    root = Path(ablate.__file__).parent
+    assert [name for names in ROOMS.values() for name in names if not (root / name).exists()] == []
 
 
 def test_trial_yaml_reads_back_as_the_trial(trial: TrialConfig, folder: RunFolder) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import ablate
 
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "arch": ("grammar", "kinds.py"),
+    "arch": ("grammar", "kinds.py", "options.py"),
     "models": ("models",),
     "data": ("data",),
     "training": ("training",),
