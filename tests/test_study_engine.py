@@ -178,13 +178,13 @@ def test_a_damaged_result_is_trained_again_and_told(settings: Settings) -> None:
 
 def test_epochs_are_told_while_a_trial_runs(settings: Settings) -> None:
     sink = Recorder()
-    study = fake_study(1, 1, epochs=40)
+    study = fake_study(1, 1, epochs=25)
     run(study, local(settings, fit=epochs_of_a_tenth), sink=sink)
     told = [event for event in sink.events if event.kind == "epoch"]
     assert told
-    assert told[0].epochs == 40
+    assert told[0].epochs == 25
     assert told[0].top1 == 60.0
-    assert told[0].seconds_left == pytest.approx(0.1 * (40 - told[0].epoch))
+    assert told[0].seconds_left == pytest.approx(0.1 * (25 - told[0].epoch))
 
 
 def test_a_runs_folder_that_cannot_be_written_is_told(settings: Settings, tmp_path: Path) -> None:
