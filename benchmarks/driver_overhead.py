@@ -101,6 +101,7 @@ def main() -> None:
         run(study, settings(folder, "serial"))
         taken = time.perf_counter() - started
         print(f"{arguments.trials} trials: {taken:.0f} s in all", flush=True)
+        print(f"figures of all trials, once: {seconds_of(['run'], folder):.0f} s", flush=True)
         for verb in (["status"], ["results"], ["results", "--check"], ["run"]):
             seconds = seconds_of(verb, folder)
             print(f"ablate {' '.join(verb)}, {arguments.trials} trials: {seconds:.2f} s")
