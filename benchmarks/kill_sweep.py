@@ -103,11 +103,15 @@ def live(folder: Path, executor: str, moment: Moment) -> int:
     (folder / "killed.yaml").write_text(STUDY)
     command = [sys.executable, "-m", "ablate", "run", "killed.yaml", "--executor", executor]
     begun = time.time()
-    process = subprocess.Popen(
-        [*command, "--threads", "1", "--workers", "2"], cwd=folder, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": f"{hook}{os.pathsep}{Path(__file__).parents[1]}"},
-        stdout=subprocess.DEVNULL, stderr=(folder / "stderr.txt").open("w"),
-    )  # fmt: skip
+    with (folder / "stderr.txt").open("w") as complaints:
+        process = subprocess.Popen(
+            [*command, "--threads", "1", "--workers", "2"],
+            cwd=folder,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": f"{hook}{os.pathsep}{Path(__file__).parents[1]}"},
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+        )
     if moment.seconds is not None:
         _wait_for_work(folder, begun, process)
         time.sleep(moment.seconds)

@@ -23,7 +23,7 @@ model: coat-lite-micro
 factors:
   cpe: [false, true]
 seeds: 2
-data: {name: digits-canvas, image_size: 32}
+data: {name: digits-canvas, image_size: 32, train_fraction: 0.3, eval_subset: 50}
 train: {epochs: 1, batch_size: 64}
 profiles:
   long: {train: {epochs: 3}}
@@ -95,8 +95,8 @@ def test_an_unknown_verb_names_the_nearest(call: Call) -> None:
         (("seeds: 2", "seeds: 2\ndesign: search"), "'search' is not available"),
         (("coat-lite-micro", "F2x60"), "width must be divisible by num_heads"),
         (("coat-lite-micro", "F2x64-X2x64"), "unknown kind 'X'"),
-        (("image_size: 32", "train_fraction: 0"), "train_fraction"),
-        (("image_size: 32", "train_fraction: 1.5"), "train_fraction"),
+        (("fraction: 0.3", "fraction: 0"), "train_fraction"),
+        (("fraction: 0.3", "fraction: 1.5"), "train_fraction"),
         (("digits-canvas", "digit-canvas"), "digits-canvas"),
         (("{name: digits-canvas", "{name: cifar10, root: nowhere"), "nowhere"),
     ],
