@@ -104,14 +104,12 @@ def live(folder: Path, executor: str, moment: Moment) -> int:
     command = [sys.executable, "-m", "ablate", "run", "killed.yaml", "--executor", executor]
     begun = time.time()
     with (folder / "stderr.txt").open("w") as complaints:
+        with (folder / "stderr.txt").open("w") as errors:
         process = subprocess.Popen(
-            [*command, "--threads", "1", "--workers", "2"],
-            cwd=folder,
-            start_new_session=True,
+            [*command, "--threads", "1", "--workers", "2"], cwd=folder, start_new_session=True,
             env={**os.environ, "PYTHONPATH": f"{hook}{os.pathsep}{Path(__file__).parents[1]}"},
-            stdout=subprocess.DEVNULL,
-            stderr=complaints,
-        )
+            stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
     if moment.seconds is not None:
         _wait_for_work(folder, begun, process)
         time.sleep(moment.seconds)
