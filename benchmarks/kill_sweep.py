@@ -103,8 +103,7 @@ def live(folder: Path, executor: str, moment: Moment) -> int:
     (folder / "killed.yaml").write_text(STUDY)
     command = [sys.executable, "-m", "ablate", "run", "killed.yaml", "--executor", executor]
     begun = time.time()
-    with (folder / "stderr.txt").open("w") as complaints:
-        with (folder / "stderr.txt").open("w") as errors:
+    with (folder / "stderr.txt").open("w") as errors:
         process = subprocess.Popen(
             [*command, "--threads", "1", "--workers", "2"], cwd=folder, start_new_session=True,
             env={**os.environ, "PYTHONPATH": f"{hook}{os.pathsep}{Path(__file__).parents[1]}"},
