@@ -20,7 +20,7 @@ def test_a_study_that_was_killed_ends_like_one_that_was_not(
     monkeypatch.syspath_prepend(BENCHMARKS)
     from kill_sweep import sweep
 
-    tally = sweep(tmp_path, kills=4, seed=3, executor="serial", deadliness=1.0)
+    tally = sweep(tmp_path, kills=3, seed=3, executor="serial", deadliness=1.0)
     assert tally.failures == []
     assert tally.differing == 0
     assert tally.left_over == 0
