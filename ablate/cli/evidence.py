@@ -193,11 +193,13 @@ def report_command(
     """Write one self-contained HTML page: question, table, figures, verdicts, environment."""
     from ablate.report.page import write_page
     from ablate.report.predictions import correct_of
+    from ablate.study.plan import study_confounds
 
     loaded, rows, curves = _load(study, profile, overrides, results=results, runs=runs)
     path = output or results / loaded.full_name / "report.html"
     correct = correct_of(rows, results=results, runs=runs)
-    click.echo(write_page(loaded, rows, curves, path, correct=correct))
+    confounds = study_confounds(loaded)
+    click.echo(write_page(loaded, rows, curves, path, correct=correct, confounds=confounds))
 
 
 @click.command("compare", epilog=example("ablate compare position_encoding co_scale -o both.html"))
