@@ -35,8 +35,12 @@ def _execution(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Trials that share one GPU."),
         click.option("--workers", "-w", type=click.IntRange(1),
                      help="Trials at once (default: one a GPU, or one a CPU core)."),
+        click.option("--cluster", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+                     help="YAML with the executors' options, laid over the study's `cluster:`."),
+        click.option("--address", metavar="HOST:PORT",
+                     help="Of a Ray cluster (default: a Ray of its own on this machine)."),
         click.option("--executor", "-e", default="local", show_default=True,
-                     help="serial (this process) or local (worker processes)."),
+                     help="serial (this process), local (worker processes) or ray."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -75,9 +79,8 @@ def run_command(
 
     loaded = load_study(study, profile, overrides)
     from ablate.study.engine import run  # a mistake in the study is told before this
-    from ablate.study.settings import Settings
 
-    settings = Settings(runs=runs, results=results, fresh="all" if fresh else "no", **execution)
+    settings = _settings(loaded, runs, results, fresh="all" if fresh else "no", **execution)
     _train(loaded, settings, run, as_json=as_json)
 
 
@@ -113,11 +116,21 @@ def retry_command(
 
     loaded = load_study(study, profile, overrides)
     from ablate.study.engine import retry  # a mistake in the study is told before this
+
+    settings = _settings(loaded, runs, results, **execution)
+    _train(loaded, settings, functools.partial(retry, kind=kind), as_json=as_json)
+
+
+def _settings(
+    study: Any, runs: Path, results: Path, *, cluster: Path | None, address: str | None, **more: Any
+) -> Any:
+    """Settings; the executor's options are the study's, the file's over them, then `--address`."""
+    from ablate.study.cluster import options_for, read_cluster
     from ablate.study.settings import Settings
 
-    settings = Settings(runs=runs, results=results, **execution)
-
-    _train(loaded, settings, functools.partial(retry, kind=kind), as_json=as_json)
+    file = read_cluster(cluster) if cluster else {}
+    options = options_for(more["executor"], study.cluster, file, address=address)
+    return Settings(runs=runs, results=results, options=options, **more)
 
 
 def _train(study: Any, settings: Any, train: Callable[..., Any], *, as_json: bool) -> None:

@@ -68,7 +68,7 @@ def _path(document: Document, key: str, place: str) -> KeyPath:
     elif top in ("factors", "tune", "baseline"):
         _check_factor(document, top, rest, place)
     elif top == "cluster":
-        pass
+        return (top, *rest.split("."))
     else:
         raise StudyError(f"{place}: {top} has no keys inside, but got {shown(key)}")
     return (top, rest)

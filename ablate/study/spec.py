@@ -15,6 +15,7 @@ from typing import Any
 
 from ablate.config import DataConfig, TrialConfig
 from ablate.errors import StudyError
+from ablate.study.cluster import check_cluster
 from ablate.study.designs import Row
 from ablate.study.factors import Factor, flat_settings, own_components, parse_factors
 from ablate.study.find import find_study
@@ -65,7 +66,7 @@ class Study:
         power: probability of detection that the plan states effects for.
         sd: standard deviation between seeds for the plan, in points of top-1, or None.
         tune: setting -> candidates, chosen for each variant on the validation split.
-        cluster: settings of a cluster's executor.
+        cluster: for each executor of a cluster its options, see `ablate.study.cluster`.
         plugins: what workers import first.
         raw: the variants before they are resized to a budget.
         baseline_index: place of the baseline among the variants.
@@ -88,7 +89,7 @@ class Study:
     power: float
     sd: float | None
     tune: Mapping[str, tuple[Any, ...]]
-    cluster: Mapping[str, Any]
+    cluster: Mapping[str, Mapping[str, Any]]
     plugins: tuple[str, ...]
     raw: tuple[Variant, ...]
     rows: tuple[Row, ...]
@@ -216,7 +217,7 @@ def _study(document: Document, path: Path, profile: str | None, plugins: tuple[s
         settings=document.data, factors=by_name, design=scalars.design, seeds=seeds,
         match=check_match(document), variances=scalars.variances, alpha=scalars.alpha,
         power=scalars.power, sd=scalars.sd, tune=parse_tune(document, scalars, by_name),
-        cluster=document.data.get("cluster") or {}, plugins=plugins, raw=variants,
+        cluster=check_cluster(document, "cluster"), plugins=plugins, raw=variants,
         rows=tuple(rows), baseline_index=baseline,
     )  # fmt: skip
 
