@@ -20,6 +20,7 @@ _VERBS = {
     "plot": ("evidence", "One figure of a study."),
     "report": ("evidence", "The whole evidence as one HTML page."),
     "compare": ("evidence", "Two studies on one HTML page."),
+    "dashboard": ("dashboard", "The trials of a study in a browser, while it runs."),
     "models": ("models", "Presets: the published networks and small ones of our own."),
     "show": ("models", "A stage table of any network."),
     "profile": ("models", "Params and MACs of a network; measured speed and memory."),
@@ -28,7 +29,7 @@ _VERBS = {
 
 _GROUPS = {
     "Studies": ("run", "plan", "status", "retry", "init"),
-    "Evidence": ("results", "table", "plot", "report", "compare"),
+    "Evidence": ("results", "table", "plot", "report", "compare", "dashboard"),
     "Networks": ("models", "show", "profile"),
 }
 
