@@ -38,7 +38,11 @@ def _load(study: str, profile: str | None, overrides: tuple[str, ...], **where: 
 )
 @study_arguments
 @folders
-@click.option("--check", is_flag=True, help="Look for contradictions in the committed results.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Look for contradictions in the committed results, their table and figures.",
+)
 @as_json
 def results_command(
     study: str,
@@ -54,14 +58,7 @@ def results_command(
 
     loaded = load_study(study, profile, overrides)
     if check:
-        from ablate.study.audit import check_results
-
-        found = check_results(loaded, results=results, runs=runs)
-        if as_json:
-            print_json({"contradictions": [dataclasses.asdict(one) for one in found]})
-        else:
-            click.echo("\n".join(one.message for one in found) or "no contradictions")
-        raise SystemExit(1 if found else 0)
+        _check(loaded, results=results, runs=runs, as_json=as_json)
     from ablate.study.store import load_results
 
     rows = load_results(loaded, results=results, runs=runs)
@@ -72,6 +69,28 @@ def results_command(
                "train_loss", "epochs", "dataset", "device", "failure")  # fmt: skip
     shown = rows.sort_values(["variant_name", "seed"])[list(columns)]
     print_table(columns, [[_cell(value) for value in row] for row in shown.itertuples(index=False)])
+
+
+def _check(study: Any, *, results: Path, runs: Path, as_json: bool) -> None:
+    """Contradictions among rows, and tables and figures that do not follow from them."""
+    from ablate.report.publish import drift
+    from ablate.study.audit import Contradiction, check_results
+    from ablate.study.store import load_curves, load_results
+
+    found = check_results(study, results=results, runs=runs)
+    folder = results / study.full_name
+    if not found and (folder / "trials.csv").exists():
+        committed = {"results": results, "runs": folder / "no-runs"}
+        rows, curves = load_results(study, **committed), load_curves(study, **committed)
+        found = [
+            Contradiction(kind="derived", key=None, message=line)
+            for line in drift(study, rows, curves, folder)
+        ]
+    if as_json:
+        print_json({"contradictions": [dataclasses.asdict(one) for one in found]})
+    else:
+        click.echo("\n".join(one.message for one in found) or "no contradictions")
+    raise SystemExit(1 if found else 0)
 
 
 def _cell(value: Any) -> str | None:

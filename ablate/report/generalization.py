@@ -118,8 +118,7 @@ def _against(axes: Axes, found: list[Group], x: str, y: str, x_title: str, y_tit
 def _diagonal(axes: Axes) -> None:
     """y = x where it passes through what is shown, without changing the limits."""
     limits = axes.get_xlim(), axes.get_ylim()
-    low, high = min(limits[0][0], limits[1][0]), max(limits[0][1], limits[1][1])
-    axes.plot([low, high], [low, high], ":", color="#888888", lw=1, zorder=1)
+    axes.axline((0, 0), slope=1, ls=":", color="#888888", lw=1, zorder=1)
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
