@@ -14,6 +14,7 @@ from report_examples import curves_of, example, fail
 from ablate.errors import AblateError, ResultsError
 from ablate.report import PLOT_KINDS, plot
 from ablate.report.cost_plots import pareto_front
+from ablate.report.figure_data import figure_data
 from ablate.report.plots import draw, showable
 
 LAYOUT = (80.0, 79.0, 78.0, 76.0, 70.0)
@@ -62,6 +63,25 @@ def test_generalization_shows_every_seed_its_mean_and_the_gap() -> None:
     assert "Multiply-adds" in by_macs.get_xlabel()
     names = {text.get_text() for text in figure.legends[0].get_texts()}
     assert names == {"C-C-C-C", "C-C-C-T", "C-C-T-T", "C-T-T-T", "ViT_rel"}
+
+
+def test_curves_show_every_seed_and_draw_them_at_once() -> None:
+    study, rows = example()
+    curves = curves_of(rows)
+    figure = draw("curves", study, rows, curves)
+    validation = figure.axes[0]
+    assert len(validation.lines) == 4  # the means
+    (panel, *_) = figure_data(figure)
+    lines = [mark for mark in panel["marks"] if mark["kind"] == "line"]
+    seeds = {tuple(line["y"]) for line in lines if "label" not in line}
+    expected = {tuple(map(digits, mine["val_top1"])) for _, mine in curves.groupby("key")}
+    assert seeds == expected
+    assert validation.get_ylim()[0] < curves["val_top1"].min()
+    assert validation.get_ylim()[1] > curves["val_top1"].max()
+
+
+def digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def test_hyphens_do_for_underscores(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,9 +69,23 @@ def _marks(axes: Axes) -> Iterator[Mark]:
             yield _mark("points", drawn, x=points[:, 0], y=points[:, 1])
         elif isinstance(drawn, PolyCollection):
             yield _band(drawn)
-    for line in axes.lines:
-        if line not in inside and line.get_transform() == axes.transData:
-            yield _mark("line", line, x=line.get_xdata(), y=line.get_ydata())
+    yield from _lines(axes, inside)
+
+
+def _lines(axes: Axes, told: Collection[Any]) -> Iterator[Mark]:
+    """Lines one by one, those of a collection among the others, in the order drawn."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    for drawn in axes.get_children():
+        if drawn in told or drawn.get_transform() != axes.transData:
+            continue
+        if isinstance(drawn, Line2D):
+            yield _mark("line", drawn, x=drawn.get_xdata(), y=drawn.get_ydata())
+        elif isinstance(drawn, LineCollection):
+            for path in drawn.get_paths():
+                points = np.asarray(path.vertices, dtype=float)
+                yield _mark("line", drawn, x=points[:, 0], y=points[:, 1])
 
 
 def _mark(kind: str, artist: Any, **numbers: Any) -> Mark:
