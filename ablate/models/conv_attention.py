@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablate.grammar import RunSpec
+from ablate.models.convolution import Conv2d
 from ablate.models.embedding import TokenEmbedding
-from ablate.models.layers import DropPath, Mlp, init_tokens, to_map, tokens
+from ablate.models.layers import DropPath, init_tokens, to_map, tokens
+from ablate.models.mlp import Mlp
 
 Grid = tuple[int, int]
 
@@ -23,7 +25,7 @@ class ConvPositionEncoding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.proj = Conv2d(width, width, 3, padding=1, groups=width)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(N, L, C) -> (N, L, C), where L is H*W and one more with a class token."""
@@ -50,7 +52,7 @@ class ConvRelativePositionEncoding(nn.Module):
         super().__init__()
         self.widths = [heads * head_dim for _, heads in windows]
         self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, window, padding=window // 2, groups=width)
+            Conv2d(width, width, window, padding=window // 2, groups=width)
             for (window, _), width in zip(windows, self.widths, strict=True)
         )
 

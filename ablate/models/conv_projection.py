@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
 from ablate.models.attention import attend
+from ablate.models.convolution import Conv2d
 from ablate.models.embedding import TokenEmbedding
-from ablate.models.layers import DropPath, Mlp, activation, init_tokens, to_map, tokens
+from ablate.models.layers import DropPath, activation, init_tokens, to_map, tokens
 from ablate.models.mbconv import down_sample
+from ablate.models.mlp import Mlp
 
 Grid = tuple[int, int]
 
@@ -135,7 +137,7 @@ class SeparableConv(nn.Module):
 
     def __init__(self, in_width: int, width: int, stride: int, bn_eps: float) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_width, in_width, 3, stride, 1, groups=in_width, bias=False)
+        self.conv = Conv2d(in_width, in_width, 3, stride, 1, groups=in_width, bias=False)
         self.norm = nn.BatchNorm2d(in_width, eps=bn_eps)
         self.linear = nn.Linear(in_width, width)
 
@@ -168,10 +170,10 @@ class ResUnit(nn.Module):
         self, width: int, *, stride: int, act: str, bn_eps: float, has_token: bool
     ) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+        self.depthwise = Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
         self.norm = nn.BatchNorm2d(width, eps=bn_eps)
         self.act = activation(act)
-        self.pointwise = nn.Conv2d(width, width, 1, bias=False)
+        self.pointwise = Conv2d(width, width, 1, bias=False)
         self.pool = down_sample("avg", stride) if stride > 1 else nn.Identity()
         self.token = nn.Linear(width, width) if has_token else None
 

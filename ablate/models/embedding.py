@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ablate.errors import ModelError
+from ablate.models.convolution import Conv2d
 from ablate.models.layers import LayerNorm2d, activation
 
 EMBED_EPS = 1e-5
@@ -60,7 +61,7 @@ class TokenEmbedding(nn.Module):
             self.padding = kernel_size // 2
             self.proj = ResidualEmbedding(in_width, width, kernel_size, stride, act, bn_eps)
         else:
-            self.proj = nn.Conv2d(in_width, width, kernel_size, stride, self.padding)
+            self.proj = Conv2d(in_width, width, kernel_size, stride, self.padding)
         self.norm = LayerNorm2d(width, eps=EMBED_EPS)
 
     def grid(self, grid: tuple[int, int]) -> tuple[int, int]:
@@ -100,12 +101,12 @@ class ResidualEmbedding(nn.Module):
                 f"patch_size={kernel_size}"
             )
         padding = kernel_size // 2
-        self.conv1 = nn.Conv2d(in_width, in_width, kernel_size, 1, padding, bias=False)
+        self.conv1 = Conv2d(in_width, in_width, kernel_size, 1, padding, bias=False)
         self.norm1 = nn.BatchNorm2d(in_width, eps=bn_eps)
         self.act = activation(act)
-        self.conv2 = nn.Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
+        self.conv2 = Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
         self.norm2 = nn.BatchNorm2d(width, eps=bn_eps)
-        self.shortcut = nn.Conv2d(in_width, width, 1, stride, bias=False)
+        self.shortcut = Conv2d(in_width, width, 1, stride, bias=False)
         self.shortcut_norm = nn.BatchNorm2d(width, eps=bn_eps)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
 from ablate.models.conv_run import ConvRun
+from ablate.models.convolution import Conv2d
 from ablate.models.layers import DropPath, activation, norm2d
 
 
@@ -37,10 +38,10 @@ class MBConv(nn.Module):
         norm, act = spec.word("norm"), spec.word("act")
         self.shortcut = shortcut(in_width, width, stride, spec.word("pool"))
         self.pre_norm = norm2d(norm, in_width, **eps)
-        self.expand = nn.Conv2d(in_width, hidden, 1, stride if at_expand else 1, bias=False)
+        self.expand = Conv2d(in_width, hidden, 1, stride if at_expand else 1, bias=False)
         self.norm1 = norm2d(norm, hidden, **eps)
         self.act1 = activation(act)
-        self.depthwise = nn.Conv2d(
+        self.depthwise = Conv2d(
             hidden,
             hidden,
             kernel,
@@ -52,7 +53,7 @@ class MBConv(nn.Module):
         self.norm2 = norm2d(norm, hidden, **eps)
         self.act2 = activation(act)
         self.se = SqueezeExcitation(hidden, squeeze) if squeeze else nn.Identity()
-        self.project = nn.Conv2d(hidden, width, 1)
+        self.project = Conv2d(hidden, width, 1)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,9 +82,9 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, width: int, squeeze: int) -> None:
         super().__init__()
-        self.squeeze = nn.Conv2d(width, squeeze, 1)
+        self.squeeze = Conv2d(width, squeeze, 1)
         self.act = nn.SiLU()
-        self.expand = nn.Conv2d(squeeze, width, 1)
+        self.expand = Conv2d(squeeze, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -101,7 +102,7 @@ def shortcut(in_width: int, width: int, stride: int, pool: str) -> nn.Module:
     if stride > 1:
         layers.append(down_sample(pool, stride))
     if in_width != width:
-        layers.append(nn.Conv2d(in_width, width, 1))
+        layers.append(Conv2d(in_width, width, 1))
     return nn.Sequential(*layers)
 
 

@@ -107,15 +107,6 @@ class Network(nn.Module):
             found.append(stride)
         return found
 
-    def grids_of_stages(self, skip: int | None = None) -> list[tuple[int, int]]:
-        """(H, W) of the last map of each stage."""
-        offset = (1 if self.stem is not None else 0) if skip is None else skip
-        found = []
-        for runs in self.stages:
-            offset += len(runs)  # type: ignore[arg-type]
-            found.append(self.grids[offset - 1])
-        return found
-
     @property
     def channels(self) -> list[int]:
         """Channels of each stage's map."""

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ablate.grammar import RunSpec
 from ablate.models.conv_attention import ConvAttention, ConvAttentionRun, Grid, join, split
-from ablate.models.layers import DropPath, Mlp, init_tokens, to_map, tokens
+from ablate.models.layers import DropPath, init_tokens, to_map, tokens
+from ablate.models.mlp import Mlp
 
 Features = tuple[Tensor, Tensor | None]
 

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from ablate.grammar import RunSpec
 from ablate.models.attention import attend
-from ablate.models.layers import DropPath, Mlp, init_tokens, to_map, tokens
+from ablate.models.layers import DropPath, init_tokens, to_map, tokens
 from ablate.models.mbconv import down_sample
+from ablate.models.mlp import Mlp
 
 Grid = tuple[int, int]
 

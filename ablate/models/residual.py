@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
 from ablate.models.conv_run import ConvRun
+from ablate.models.convolution import Conv2d
 from ablate.models.layers import DropPath, activation, norm2d
 
 
@@ -31,7 +32,7 @@ class ResidualBlock(nn.Module):
         self.act2 = activation(spec.word("act"))
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_width != width:
-            project = nn.Conv2d(in_width, width, 1, stride, bias=False)
+            project = Conv2d(in_width, width, 1, stride, bias=False)
             self.shortcut = nn.Sequential(project, norm2d(name, width, **eps))
         self.drop_path = DropPath(drop_path)
 
@@ -57,8 +58,8 @@ def convolution(
     """A convolution without bias, padded to keep the grid; separable: depthwise, pointwise."""
     padding = kernel // 2
     if not separable:
-        return nn.Conv2d(in_width, width, kernel, stride, padding, bias=False)
+        return Conv2d(in_width, width, kernel, stride, padding, bias=False)
     return nn.Sequential(
-        nn.Conv2d(in_width, in_width, kernel, stride, padding, groups=in_width, bias=False),
-        nn.Conv2d(in_width, width, 1, bias=False),
+        Conv2d(in_width, in_width, kernel, stride, padding, groups=in_width, bias=False),
+        Conv2d(in_width, width, 1, bias=False),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ablate.grammar import RunSpec
+from ablate.models.convolution import Conv2d
 from ablate.models.embedding import padding
 from ablate.models.layers import activation
 
@@ -27,7 +28,7 @@ class ConvStem(nn.Module):
         width = spec.in_width
         for index in range(spec.depth):
             stride = spec.stride if index == 0 else 1
-            conv = nn.Conv2d(width, spec.width, kernel, stride, kernel // 2, bias=False)
+            conv = Conv2d(width, spec.width, kernel, stride, kernel // 2, bias=False)
             layers.append(conv)
             if index < spec.depth - 1:
                 layers.append(nn.BatchNorm2d(spec.width, eps=spec.number("bn_eps")))
@@ -53,7 +54,7 @@ class EmbeddingStem(nn.Module):
         assert spec.in_width is not None
         kernel = spec.count("patch_size")
         pad = padding(kernel, spec.stride)
-        self.proj = nn.Conv2d(spec.in_width, spec.width, kernel, spec.stride, pad)
+        self.proj = Conv2d(spec.in_width, spec.width, kernel, spec.stride, pad)
         self.grid = (
             (grid[0] + 2 * pad - kernel) // spec.stride + 1,
             (grid[1] + 2 * pad - kernel) // spec.stride + 1,
