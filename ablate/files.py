@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -43,6 +44,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network file systems without it
+            raise
     finally:
         os.close(handle)
 
@@ -60,13 +64,27 @@ def read_json(path: Path) -> dict[str, Any] | None:
         ValueError: the file holds something else.
     """
     try:
-        with open(path, "rb") as file:
-            content = json.loads(file.read())
+        content = json.loads(_read(path))
     except FileNotFoundError:
         return None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object")
     return content
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file that another host may replace meanwhile.
+
+    NFS forgets the old file at once, and a reader that has it open gets ESTALE: the new one is
+    there then.
+    """
+    for attempt in range(3):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE or attempt == 2:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def set_aside(path: Path, why: str) -> Path:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from slurm_queues import LocalQueue
 
 from ablate.errors import ConfigError
 from ablate.study.executors import (
@@ -20,22 +23,55 @@ from ablate.study.executors import (
     create_executor,
     executor_names,
 )
+from ablate.study.slurm import SlurmExecutor
 from ablate.study.worker import Order
 
-EXECUTORS = ["serial", "local"]
-IN_OTHER_PROCESSES = ["local"]
+SLURM = [
+    pytest.param("slurm", marks=[pytest.mark.slow, pytest.mark.skipif(
+        "ABLATE_TEST_SLURM" not in os.environ, reason="no Slurm here: see `make test-slurm`")]),
+    pytest.param("submitit", marks=pytest.mark.slow),  # our Slurm executor on submitit's local jobs
+]  # fmt: skip
+PERSISTENT = ["local"]
+IN_OTHER_PROCESSES = [*PERSISTENT, *SLURM]
+EXECUTORS = ["serial", *IN_OTHER_PROCESSES]
+
+
+def make(name: str, folder: Path) -> TrialExecutor:
+    resources = Resources(workers=2, trials=8, folder=folder)
+    if name in ("slurm", "submitit"):
+        resources = replace(resources, options={"poll_seconds": 1, "mem": "200M", "time": 5})
+    if name == "submitit":
+        pytest.importorskip("submitit")
+        return SlurmExecutor(resources, queue=LocalQueue(), patience_seconds=1.0)
+    return create_executor(name, resources)
+
+
+def made(name: str, factory: pytest.TempPathFactory) -> Iterator[TrialExecutor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # jobs import this module, too
+        with make(name, factory.mktemp("runs")) as executor:
+            yield executor
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
-def executor(request: pytest.FixtureRequest) -> Iterator[TrialExecutor]:
-    with create_executor(request.param, Resources(workers=2, trials=8)) as made:
-        yield made
+def executor(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TrialExecutor]:
+    yield from made(request.param, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=IN_OTHER_PROCESSES)
-def distant(request: pytest.FixtureRequest) -> Iterator[TrialExecutor]:
-    with create_executor(request.param, Resources(workers=2, trials=8)) as made:
-        yield made
+def distant(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TrialExecutor]:
+    yield from made(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=PERSISTENT)
+def persistent(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TrialExecutor]:
+    yield from made(request.param, tmp_path_factory)
 
 
 def add(a: int, b: int = 0) -> int:
@@ -70,7 +106,8 @@ def plugin_value() -> int:
 
 
 def test_every_executor_stands_in_the_contract() -> None:
-    assert set(executor_names()) == set(EXECUTORS)
+    named = {getattr(param, "values", (param,))[0] for param in EXECUTORS}
+    assert named == {*executor_names(), "submitit"}
 
 
 def test_a_call_returns_its_value_through_a_future(executor: TrialExecutor) -> None:
@@ -98,18 +135,24 @@ def test_it_gives_every_trial_threads(executor: TrialExecutor) -> None:
     assert (executor.place(Order()).threads or 0) >= 1
 
 
-def test_calls_run_at_once_in_as_many_processes_as_there_are_slots(
-    distant: TrialExecutor,
-) -> None:
-    futures = [distant.submit(pid_after, 0.5) for _ in range(2 * distant.slots)]
+def test_calls_run_in_other_processes(distant: TrialExecutor) -> None:
+    futures = [distant.submit(pid_after, 0.5) for _ in range(2)]
     pids = {future.result(timeout=60) for future in futures}
-    assert len(pids) == distant.slots
+    assert len(pids) == 2
     assert os.getpid() not in pids
 
 
-def test_a_process_serves_many_calls(distant: TrialExecutor) -> None:
-    first = {distant.submit(pid_after, 0.2).result(timeout=60) for _ in range(2 * distant.slots)}
-    assert len(first) <= distant.slots
+def test_calls_run_at_once_in_as_many_processes_as_there_are_slots(
+    persistent: TrialExecutor,
+) -> None:
+    futures = [persistent.submit(pid_after, 0.5) for _ in range(2 * persistent.slots)]
+    assert len({future.result(timeout=60) for future in futures}) == persistent.slots
+
+
+def test_a_process_serves_many_calls(persistent: TrialExecutor) -> None:
+    calls = 2 * persistent.slots
+    first = {persistent.submit(pid_after, 0.2).result(timeout=60) for _ in range(calls)}
+    assert len(first) <= persistent.slots
 
 
 def test_a_dead_process_costs_its_own_call_only(distant: TrialExecutor) -> None:
@@ -117,8 +160,8 @@ def test_a_dead_process_costs_its_own_call_only(distant: TrialExecutor) -> None:
     with pytest.raises(WorkerDied, match="worker process"):
         distant.submit(kill_itself).result(timeout=60)
     assert isinstance(beside.result(timeout=60), int)
-    futures = [distant.submit(pid_after, 0.3) for _ in range(distant.slots)]
-    assert len({future.result(timeout=60) for future in futures}) == distant.slots
+    futures = [distant.submit(pid_after, 0.3) for _ in range(2)]
+    assert len({future.result(timeout=60) for future in futures}) == 2
 
 
 def test_a_worker_leaves_ctrl_c_to_the_driver(distant: TrialExecutor) -> None:
@@ -158,14 +201,13 @@ def environ_later(name: str) -> str | None:
     return environ(name)
 
 
-def test_kill_ends_the_running_calls() -> None:
-    with LocalExecutor(Resources(workers=1)) as made:
-        made.submit(add, 1).result(timeout=60)
-        future = made.submit(pid_after, 60.0)
-        time.sleep(0.3)
-        made.kill()
-        with pytest.raises(WorkerDied):
-            future.result(timeout=10)
+def test_kill_ends_the_running_calls(distant: TrialExecutor) -> None:
+    distant.submit(add, 1).result(timeout=60)
+    future = distant.submit(pid_after, 300.0)
+    time.sleep(3.0 if isinstance(distant, SlurmExecutor) else 0.3)
+    distant.kill()
+    with pytest.raises(WorkerDied):
+        future.result(timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ Options = dict[str, dict[str, Any]]
 
 Model = TypeVar("Model", bound=BaseModel)
 
-OPTIONS = {"ray": "ablate.study.ray_options:RayOptions"}
+OPTIONS = {
+    "ray": "ablate.study.ray_options:RayOptions",
+    "slurm": "ablate.study.slurm_options:SlurmOptions",
+}
 """Where the options of each executor that takes some are described."""
 
 

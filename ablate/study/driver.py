@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from ablate.errors import AblateError
 from ablate.files import set_aside
 from ablate.study.books import Books
 from ablate.study.cells import StudyLike
 from ablate.study.executors import (
+    Left,
     Resources,
     StopNow,
     TrialExecutor,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 60.0
+SAVE_SHARE = 0.05  # of the driver's time that bringing the results up to date may take
+LOOKS_A_SECOND = 50.0  # at trials of other drivers: each look asks the file server several times
 
 
 class Driver:
@@ -55,8 +59,10 @@ class Driver:
         self.stopping = False
         self.interrupted = False
         self.lease: Lease | None = None
+        self.executor: TrialExecutor | None = None
         self.monitor = Monitor(sink, self._complete)
-        self.started = self.saved = time.monotonic()
+        self.started = self.saved = self.looked = time.monotonic()
+        self.save_pause = SAVE_SECONDS
 
     def run(self) -> Summary:
         """Train what is to do and write the results."""
@@ -85,8 +91,9 @@ class Driver:
         resources = Resources(
             workers=settings.workers, per_gpu=settings.per_gpu, trials=len(self.books.cells),
             plugins=self.study.plugins, threads=settings.threads, options=settings.options,
+            folder=settings.runs,
         )  # fmt: skip
-        executor = create_executor(settings.executor, resources)
+        executor = self.executor = create_executor(settings.executor, resources)
         try:
             with self._leading(executor) as order:
                 while self.todo or self.active or self.others:
@@ -119,10 +126,11 @@ class Driver:
         """Submit as many trials as there are free slots."""
         while self.todo and len(self.active) < executor.slots and not self.stopping:
             key = self.todo.popleft()
-            if self._held_by_another(key) or not self._make_ready(key):
-                continue
             trial, folder = self.books.cells[key].trial, self.books.folder(key)
-            self._tell("start", key)
+            found = executor.has(folder.path)
+            if not found and (self._held_by_another(key) or not self._make_ready(key)):
+                continue
+            self._tell("start", key, "found in the queue" if found else "")
             self.monitor.watch(key, folder, trial.train.epochs)
             own = replace(order, fingerprint=self.books.fingerprint(key))
             self.active[executor.submit(run_trial, trial, folder.path, own)] = key
@@ -161,7 +169,7 @@ class Driver:
         elif self.others:
             time.sleep(POLL_SECONDS)
         self._look_at_others()
-        if time.monotonic() - self.saved > SAVE_SECONDS:
+        if time.monotonic() - self.saved > self.save_pause:
             self._write()
 
     def _settle(self, key: str, future: Future[Outcome]) -> None:
@@ -171,6 +179,10 @@ class Driver:
         except WorkerDied as death:
             self._try_again(key, str(death))
             return
+        except Left:
+            return
+        except AblateError:
+            raise  # the executor cannot take trials: so it is for all of them
         except Exception as error:
             self._fail(key, classify(error, self.settings.runs))
             return
@@ -199,6 +211,8 @@ class Driver:
         if self.settings.fail_fast and not self.stopping:
             self._tell("stopping", message="a trial failed: the others finish their epoch")
             self._stop()
+            if self.executor is not None:
+                self.executor.stop()
 
     def _try_again(self, key: str, reason: str) -> None:
         """A trial whose process is gone goes on from its last epoch, `retries` times."""
@@ -231,17 +245,21 @@ class Driver:
 
     def _look_at_others(self) -> None:
         """Pick up what other drivers finished; train ourselves what they left."""
+        if time.monotonic() - self.looked < len(self.others) / LOOKS_A_SECOND:
+            return
+        self.looked = time.monotonic()
         for key in list(self.others):
             folder = self.books.folder(key)
+            held = alive(folder.owner)  # asked first: a verdict is written before the owner goes
             result, failure = verdict(folder)
             if result is not None:
                 self._finish(key, Outcome(key=key, status="done", result=result))
-            elif failure is not None and not alive(folder.owner):
-                self._fail(key, failure)
-            elif not alive(folder.owner):
-                self.todo.append(key)
-            else:
+            elif held:
                 continue
+            elif failure is not None:
+                self._fail(key, failure)
+            else:
+                self.todo.append(key)
             del self.others[key]
 
     # Stopping.
@@ -255,13 +273,15 @@ class Driver:
         """Called in a signal's handler, which may interrupt a print: the monitor prints."""
         self.interrupted = True
         self._stop()
-        self.monitor.announce(Event(kind="stopping", message=_STOPPING))
+        if self.executor is not None:
+            self.monitor.announce(Event(kind="stopping", message=self.executor.stopping))
+            self.executor.leave()
 
     # Records.
 
     def _write(self) -> bool:
         """Bring the committed results up to date; where that fails, the run folders have it all."""
-        self.saved = time.monotonic()
+        started = time.monotonic()
         try:
             return write_results(
                 self.study, self.resolved.cells, runs=self.settings.runs,
@@ -271,6 +291,9 @@ class Driver:
         except OSError as error:
             self.books.complaints.append(f"cannot write {self.settings.results}: {error}")
             return False
+        finally:
+            self.saved = time.monotonic()
+            self.save_pause = max(SAVE_SECONDS, (self.saved - started) / SAVE_SHARE)
 
     def _complete(self, event: Event) -> Event:
         books = self.books
@@ -280,6 +303,3 @@ class Driver:
 
     def _tell(self, kind: EventKind, key: str | None = None, message: str = "") -> None:
         self.monitor.tell(Event(kind=kind, key=key, message=message))
-
-
-_STOPPING = "stopping: current trials finish their epoch; again to stop at once (nothing is lost)"

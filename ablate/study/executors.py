@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ablate.errors import ConfigError, unknown
@@ -35,15 +36,41 @@ class WorkerDied(Exception):  # noqa: N818  (what happened)
     """The process that ran a trial is gone: killed, or out of the host's memory."""
 
 
+class Left(Exception):  # noqa: N818  (what happened)
+    """The trial goes on in its cluster, and this process no longer waits for it."""
+
+
 class TrialExecutor(Executor):
     """What the engine needs beyond `concurrent.futures.Executor`."""
 
     slots: int = 1
-    """How many trials run at once."""
+    """How many trials it takes at once: it runs them, or keeps them in a cluster's queue."""
+
+    @property
+    def stopping(self) -> str:
+        """What a first Ctrl-C does, in words."""
+        return (
+            "stopping: current trials finish their epoch; again to stop at once (nothing is lost)"
+        )
 
     def place(self, order: Order) -> Order:
         """The order with this executor's devices and threads filled in."""
         return order
+
+    def has(self, path: Path) -> bool:
+        """Whether the trial in this run folder is in the cluster's queue already: submitted by an
+        earlier driver, so that `submit` waits for that job."""
+        return False
+
+    def leave(self) -> None:
+        """The driver was told to end; called in a signal's handler.
+
+        An executor whose trials need no driver settles their futures with `Left`; the others'
+        trials stop with the driver's lease.
+        """
+
+    def stop(self) -> None:
+        """Let all trials finish their epoch and stop, where the driver's lease does not do so."""
 
     def kill(self) -> None:
         """Stop all workers at once; their futures end with `WorkerDied`."""
@@ -60,6 +87,7 @@ class Resources:
         plugins: modules that every worker imports first.
         threads: CPU threads a trial; None divides the cores between the slots.
         options: what only some executors take (partition, address ...).
+        folder: the runs folder, where an executor may keep files of its own.
     """
 
     workers: int | None = None
@@ -68,6 +96,7 @@ class Resources:
     plugins: tuple[str, ...] = ()
     threads: int | None = None
     options: Mapping[str, Any] | None = None
+    folder: Path = Path("runs")
 
 
 class SerialExecutor(TrialExecutor):
@@ -217,7 +246,19 @@ def visible_gpus() -> list[str]:
 
 
 Factory = Callable[[Resources], TrialExecutor]
-_EXECUTORS: dict[str, Factory] = {"serial": SerialExecutor, "local": LocalExecutor}
+
+
+def _slurm(resources: Resources) -> TrialExecutor:
+    from ablate.study.slurm import SlurmExecutor  # only where it is asked for
+
+    return SlurmExecutor(resources)
+
+
+_EXECUTORS: dict[str, Factory] = {
+    "serial": SerialExecutor,
+    "local": LocalExecutor,
+    "slurm": _slurm,
+}
 
 
 def executor_names() -> list[str]:

@@ -12,6 +12,8 @@ from ablate.study.folder import RunFolder
 from ablate.study.progress import Event, Sink
 
 LOOK_SECONDS = 1.0
+LOOKS_A_SECOND = 50.0
+"""At trials: with thousands of them, epochs are told late rather than a file server kept busy."""
 
 
 @dataclass
@@ -69,8 +71,9 @@ class Monitor:
 
     def _look(self) -> None:
         while True:
+            pause = max(LOOK_SECONDS, len(self._watched) / LOOKS_A_SECOND)
             try:
-                event = self._announced.get(timeout=LOOK_SECONDS)
+                event = self._announced.get(timeout=pause)
             except queue.Empty:
                 self._tell_epochs()
                 continue

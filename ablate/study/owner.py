@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import socket
 import threading
@@ -25,6 +26,7 @@ from filelock import FileLock
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0
+CLOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def _answers(pid: int) -> bool:
 
 def myself() -> Owner:
     """This process as the owner of something."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     return Owner(
         host=socket.gethostname(),
@@ -114,15 +116,55 @@ def alive(path: Path, *, stale_seconds: float = STALE_SECONDS) -> bool:
     if owner is not None and owner.place == place():
         started = start_time(owner.pid)
         return started is not None and started in ("", owner.started)
+    silent = silence(path)
+    return silent is not None and silent < stale_seconds
+
+
+def silence(path: Path) -> float | None:
+    """Seconds since the holder of `path` touched it, by the file server's clock; None: no file.
+
+    An NFS client may show attributes that are a minute old, but asks the server when a file is
+    opened (close-to-open consistency): so it is opened.
+    """
     try:
-        beat = path.stat().st_mtime
+        beat = _last_beat(path)
     except FileNotFoundError:
-        return False
-    return _file_clock(path.parent) - beat < stale_seconds
+        return None
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return 0.0  # replaced under our eyes
+    return max(0.0, _server_clock(path.parent) - beat)
 
 
-def _file_clock(folder: Path) -> float:
-    """The time by the clock that stamps files in `folder` (a file server's may differ)."""
+def _last_beat(path: Path) -> float:
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except PermissionError:  # another user's, who may let us look but not read
+        return path.stat().st_mtime
+
+
+class _Clock:
+    """The clock that stamps files, as it was when we last asked, against our monotonic one."""
+
+    asked = -math.inf
+    ahead = 0.0
+
+
+def _server_clock(folder: Path) -> float:
+    """The time by the clock that stamps files in `folder`; a file server's may be another.
+
+    It is asked once a minute, by a file that is made for it: clocks do not drift that fast, and
+    thousands of owners may be looked at.
+    """
+    now = time.monotonic()
+    if now - _Clock.asked > CLOCK_SECONDS:
+        _Clock.ahead, _Clock.asked = _asked_clock(folder) - now, now
+    return now + _Clock.ahead
+
+
+def _asked_clock(folder: Path) -> float:
     probe = folder / f".clock.{uuid.uuid4().hex[:8]}.tmp"
     try:
         probe.touch()
@@ -130,7 +172,8 @@ def _file_clock(folder: Path) -> float:
     except OSError:
         return time.time()
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -208,6 +251,8 @@ class Ownership:
             try:
                 os.link(temporary, self.path)  # exclusive, and never seen half written
             except FileExistsError:
+                if read_owner(self.path) == self.owner:
+                    return  # it was made, only the file server's answer got lost
                 if alive(self.path, stale_seconds=self._stale_seconds):
                     raise Owned(read_owner(self.path)) from None
                 self.taken_over = read_owner(self.path)
@@ -250,7 +295,7 @@ def clear_stale(path: Path) -> None:
 def describe(path: Path) -> Mapping[str, Any] | None:
     """Who holds `path` and since how many seconds it is silent; None where nobody does."""
     owner = read_owner(path)
-    if owner is None or not alive(path):
+    silent = silence(path)
+    if owner is None or silent is None or not alive(path):
         return None
-    silent = max(0.0, time.time() - path.stat().st_mtime)
     return {"host": owner.host, "pid": owner.pid, "job": owner.job, "silent_seconds": silent}

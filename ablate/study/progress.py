@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Literal, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -47,6 +48,9 @@ class Event:
 
 
 Sink = Callable[[Event], None]
+
+_SHOWN = 16
+"""Trials in the live display; a cluster's queue may hold thousands, most of them waiting."""
 
 
 def silent(event: Event) -> None:
@@ -117,7 +121,8 @@ class LiveDisplay:
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self._console,
         )  # fmt: skip
         self._task = self._bar.add_task("trials", total=None, note="")
-        self._current: dict[str, Event] = {}
+        self._started: dict[str, Event] = {}
+        self._running: dict[str, Event] = {}
         self._live: Live | None = None
 
     def __call__(self, event: Event) -> None:
@@ -132,10 +137,14 @@ class LiveDisplay:
                 self._live = None
 
     def _note(self, event: Event) -> None:
-        if event.kind in ("start", "epoch") and event.key:
-            self._current[event.key] = event
-        elif event.kind in ("done", "failed", "retry") and event.key:
-            self._current.pop(event.key, None)
+        if event.key and event.kind in ("start", "epoch", "done", "failed", "retry"):
+            self._started.pop(event.key, None)
+            if event.kind == "start":
+                self._started[event.key] = event
+            elif event.kind == "epoch":
+                self._running[event.key] = event
+            else:
+                self._running.pop(event.key, None)
         if event.kind in ("failed", "retry"):
             line = f"{event.label}: {event.message}"
             self._console.print(line, style="red", markup=False, highlight=False)
@@ -148,9 +157,13 @@ class LiveDisplay:
 
     def _view(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))
-        for event in self._current.values():
+        shown = islice(chain(self._running.values(), self._started.values()), _SHOWN)
+        for event in shown:
             state = describe_epoch(event) if event.epoch is not None else "starting"
-            lines.add_row(Text(event.label), Text(state))
+            lines.add_row(Text(event.label), Text(event.message or state))
+        more = len(self._running) + len(self._started) - _SHOWN
+        if more > 0:
+            lines.add_row(Text(f"and {more} more"), Text())
         return Group(self._bar, lines)
 
 
