@@ -169,7 +169,9 @@ def test_the_check_of_the_command_line_tells_it(
 
 # --------------------------------------------------------- documents quote what is committed
 
-_SENTENCE = re.compile(r"- (Main effect|Interaction|top-1:|train top-1:|generalization gap:)")
+_SENTENCE = re.compile(
+    r"- (Main effect |Interaction |(At .*: )?(train top-1|top-1|generalization gap): )"
+)
 
 
 def quotations(text: str) -> list[tuple[str, str]]:

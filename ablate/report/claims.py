@@ -2,19 +2,20 @@
 
 A step of a ranking agrees where the interval of the difference excludes the opposite order,
 contradicts where it excludes the stated order, and is undecided otherwise. All steps of all
-rankings of a table are one family (Welch with Holm).
+rankings of a table are one family (Welch with Holm); a study that varies more than the table, such
+as the data size, is judged under each condition by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ablate.papers import Claim, PaperTable
-from ablate.report.evidence import runs_of
+from ablate.report.evidence import DATA_SIZE, runs_of
 from ablate.report.statistics import (
     ALPHA,
     Difference,
@@ -27,7 +28,9 @@ from ablate.study.power import minimum_detectable_effect
 
 if TYPE_CHECKING:
     from ablate.study.spec import Study
+    from ablate.study.variants import Variant
 
+Levels = tuple[tuple[str, str], ...]
 Sample = np.ndarray[Any, np.dtype[np.float64]]
 
 _WORDS = {"top1": "top-1", "gap": "generalization gap", "train_top1": "train top-1"}
@@ -43,8 +46,13 @@ def claims_of(paper: PaperTable) -> list[str]:
 
 def judge_claims(paper: PaperTable, study: Study, rows: pd.DataFrame) -> list[str]:
     """One sentence a step of every ranking that this study measured on both sides."""
-    runs = {name: runs_of(rows, variant) for name, variant in _variants(paper, study)}
-    return judge(paper, runs, alpha=study.alpha, power=study.power)
+    conditions = _conditions(paper, study)
+    told = []
+    for rest, variants in conditions.items():
+        runs = {name: runs_of(rows, variant) for name, variant in variants.items()}
+        where = _where(rest, runs) if len(conditions) > 1 else ""
+        told += [where + s for s in judge(paper, runs, alpha=study.alpha, power=study.power)]
+    return told
 
 
 def judge(
@@ -89,11 +97,24 @@ def quantity(runs: pd.DataFrame, metric: str) -> Sample:
     return finite(runs[metric].to_numpy(dtype=float))
 
 
-def _variants(paper: PaperTable, study: Study) -> Iterator[tuple[str, Any]]:
+def _conditions(paper: PaperTable, study: Study) -> dict[Levels, dict[str, Variant]]:
+    """The variants by the paper's row, under each combination of levels that no row names."""
+    found: dict[Levels, dict[str, Variant]] = {}
     for variant in study.variants:
         row = paper.row_of(variant.levels)
         if row is not None:
-            yield row.name, variant
+            named = row.variant or {}
+            rest = tuple((k, str(v)) for k, v in variant.levels.items() if k not in named)
+            found.setdefault(rest, {})[row.name] = variant
+    return found
+
+
+def _where(rest: Levels, runs: Mapping[str, pd.DataFrame]) -> str:
+    """`At 640 training images: `, or the levels of the condition."""
+    sizes = {int(n) for own in runs.values() for n in own["train_images"].unique()}
+    if [name for name, _ in rest] == [DATA_SIZE] and len(sizes) == 1:
+        return f"At {sizes.pop():,} training images: "
+    return f"At {', '.join(f'{name}={level}' for name, level in rest)}: "
 
 
 def _sentence(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ablate.study.spec import Study
     from ablate.study.variants import Variant
 
+DATA_SIZE = "data.train_fraction"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -32,15 +34,18 @@ class Evidence:
     Args:
         metric: column of the rows.
         baseline: name of the baseline variant.
+        against: what each other variant is compared with: the baseline, or, where the study
+            varies the data size beside something else, the baseline at the variant's own size.
         samples: one value a finished run, by the variant's name, in the study's order.
-        differences: every other variant minus the baseline.
+        differences: every other variant minus what it is compared with.
         deviation: between seeds, pooled over the variants, with its degrees of freedom.
-        alpha: probability of any false claim, over all differences.
+        alpha: probability of any false claim, over all differences of one baseline.
         power: at which detectable differences are stated.
     """
 
     metric: str
     baseline: str
+    against: Mapping[str, str]
     samples: Mapping[str, Floats]
     differences: Mapping[str, Difference]
     deviation: tuple[float, int] | None
@@ -61,13 +66,15 @@ class Evidence:
             min(found.n),
             alpha=self.alpha,
             power=self.power,
-            comparisons=len(self.differences),
+            comparisons=list(self.against.values()).count(self.against[name]),
         )
 
     def verdict(self, name: str) -> str:
         """One phrase: what the runs support about this variant against the baseline."""
         if name == self.baseline:
             return "baseline"
+        if name in self.against.values():
+            return "baseline at its data size"
         if name not in self.differences:
             return ""
         return verdict(self.differences[name], self.detectable(name), self.power)
@@ -88,19 +95,41 @@ def verdict(difference: Difference, detectable: float | None, power: float) -> s
 def gather(study: Study, rows: pd.DataFrame, metric: str = "top1") -> Evidence:
     """The values of `metric` by variant, and their comparison with the study's baseline."""
     samples = {v.name: values(rows, v, metric) for v in study.variants}
-    baseline = study.baseline.name
-    differences = compare_with_baseline(
-        samples, baseline, variances=cast(Variances, study.variances), alpha=study.alpha
-    )
+    against = comparisons(study)
+    differences: dict[str, Difference] = {}
+    for ground in dict.fromkeys(against.values()):
+        family = {name: samples[name] for name in samples if against.get(name, name) == ground}
+        differences |= compare_with_baseline(
+            family, ground, variances=cast(Variances, study.variances), alpha=study.alpha
+        )
     return Evidence(
         metric=metric,
-        baseline=baseline,
+        baseline=study.baseline.name,
+        against=against,
         samples=samples,
         differences=differences,
         deviation=pooled_deviation(list(samples.values())),
         alpha=study.alpha,
         power=study.power,
     )
+
+
+def comparisons(study: Study) -> dict[str, str]:
+    """What each variant is compared with, by name (see `Evidence.against`)."""
+    base = study.baseline
+    others = [v for v in study.variants if v.name != base.name]
+    if set(study.factors) == {DATA_SIZE}:
+        return {v.name: base.name for v in others}
+    found = {v.name: _at_the_size_of(v, study).name for v in others}
+    return {name: ground for name, ground in found.items() if name != ground}
+
+
+def _at_the_size_of(variant: Variant, study: Study) -> Variant:
+    """The baseline with the variant's data size; the baseline itself where there is none."""
+    if DATA_SIZE not in variant.levels:
+        return study.baseline
+    wanted = {**study.baseline.levels, DATA_SIZE: variant.levels[DATA_SIZE]}
+    return next((v for v in study.variants if v.levels == wanted), study.baseline)
 
 
 def runs_of(rows: pd.DataFrame, variant: Variant) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablate.report import style
-from ablate.report.evidence import runs_of
+from ablate.report.evidence import DATA_SIZE, runs_of
 from ablate.report.statistics import summarize
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from ablate.study.spec import Study
     from ablate.study.variants import Variant
-
-DATA_SIZE = "data.train_fraction"
 
 
 @dataclass(frozen=True, kw_only=True)

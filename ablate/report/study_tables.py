@@ -163,9 +163,11 @@ def _notes(
     )
     methods = {found.method for found in evidence.differences.values() if found.method}
     if methods:
+        each = " at each data size" if len(set(evidence.against.values())) > 1 else ""
         notes.append(
             f"Difference to the baseline, with the interval at which it was decided, and adjusted "
-            f"p: {'; '.join(sorted(methods))}; {study.alpha:.0%} false claims over all comparisons."
+            f"p: {'; '.join(sorted(methods))}; {study.alpha:.0%} false claims over all comparisons"
+            f"{each}."
         )
     if evidence.deviation is not None and evidence.differences:
         sd, df = evidence.deviation
