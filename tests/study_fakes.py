@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig, TrialResult
+from ablate.study.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,11 @@ class FakeStudy:
     name: str = "fake"
     profile: str | None = None
     plugins: tuple[str, ...] = ()
-    tune: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    tune: Tuning | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.raw[0].seeds
 
     @property
     def full_name(self) -> str:

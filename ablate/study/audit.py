@@ -13,7 +13,7 @@ from ablate.study.curves import CURVES, read_curves
 from ablate.study.folder import run_folders
 from ablate.study.rows import Row, read_rows
 from ablate.study.shelf import SUPERSEDED, TRIALS, verdict
-from ablate.study.store import label, recorded_cells, study_folder
+from ablate.study.store import known_cells, label, study_folder
 
 NUMBERS = (
     "top1", "top5", "test_loss", "train_top1", "train_loss", "val_top1", "val_loss",
@@ -65,7 +65,7 @@ def check_results(
     for path in sorted(Path(results).glob(f"*/{CURVES}")):
         found += _check_curves(path)
     if study is not None:
-        found += _misfits(study, Path(results))
+        found += _misfits(study, Path(results), Path(runs))
     return found
 
 
@@ -129,17 +129,17 @@ def _check_curves(path: Path) -> Iterator[Contradiction]:
         yield Contradiction(kind="curve", key=key, message=message)
 
 
-def _misfits(study: StudyLike, results: Path) -> Iterator[Contradiction]:
+def _misfits(study: StudyLike, results: Path, runs: Path) -> Iterator[Contradiction]:
     """Rows of a study's own file that belong to none of its trials."""
     path = study_folder(study, results) / TRIALS
-    cells = recorded_cells(study, results)
+    try:
+        rows = read_rows(path)
+        cells = known_cells(study, results, runs)
+    except ResultsError:
+        return  # told already
     by_key = {(cell.key, cell.variant_name): cell for cell in cells}
     by_name = {(cell.variant_name, cell.trial.seed): cell for cell in cells}
     names = {cell.variant_name for cell in cells}
-    try:
-        rows = read_rows(path)
-    except ResultsError:
-        return  # told already
     for row in rows:
         cell = by_key.get((row["key"], str(row.get("variant_name"))))
         if cell is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.study.cells import Cell, StudyLike
@@ -28,8 +29,7 @@ class Books:
         self._settings = settings
         self._resolved = resolved
         self.cells: dict[str, Cell] = {}
-        for cell in resolved.cells:
-            self.cells.setdefault(cell.key, cell)
+        self._note(resolved.cells)
         self.done: set[str] = set()
         self.failed: dict[str, Failure] = {}
         self.trained: set[str] = set()
@@ -44,11 +44,29 @@ class Books:
         """The content hash of the images of a trial."""
         return self._resolved.fingerprints.get(self.cells[key].trial.data.name)
 
+    def shelf(self) -> Shelf:
+        """What is known of trials now."""
+        return Shelf(self._settings.runs, self._settings.results)
+
+    def add(self, cells: Iterable[Cell]) -> list[str]:
+        """Take in more trials; the keys of those to do, in their order."""
+        return self._sort(self._note(cells))
+
     def sort(self) -> list[str]:
         """Note what is done or has failed before; the keys of the rest, in the study's order."""
-        shelf = Shelf(self._settings.runs, self._settings.results)
+        return self._sort(self.cells)
+
+    def _note(self, cells: Iterable[Cell]) -> list[str]:
+        """The keys that are new among these."""
+        before = len(self.cells)
+        for cell in cells:
+            self.cells.setdefault(cell.key, cell)
+        return list(self.cells)[before:]
+
+    def _sort(self, keys: Iterable[str]) -> list[str]:
+        shelf = self.shelf()
         todo = []
-        for key in self.cells:
+        for key in keys:
             found = shelf.find(key)
             if found.done and not self._is_renewed(key, found):
                 self.done.add(key)
@@ -70,14 +88,26 @@ class Books:
     def _is_retried(self, failure: Failure) -> bool:
         return self._settings.fresh == "all" or failure.kind in self._settings.retry
 
-    def plan_line(self, todo: int) -> str:
+    def plan_line(self, todo: int, total: int) -> str:
         """What is about to happen, in one line."""
-        parts = [f"{len(self.cells)} trials", f"{len(self.done)} done"]
+        parts = [f"{total} trials", f"{len(self.done)} done"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         return f"{self._study.full_name}: {', '.join(parts)}, {todo} to train"
 
-    def summary(self, *, folder: Path, changed: bool, interrupted: bool, seconds: float) -> Summary:
-        """How the run ended."""
+    def summary(
+        self,
+        *,
+        folder: Path,
+        changed: bool,
+        interrupted: bool,
+        seconds: float,
+        waiting: Iterable[str] = (),
+    ) -> Summary:
+        """How the run ended.
+
+        Args:
+            waiting: labels of trials that could not be told yet.
+        """
         missing = [
             cell.label
             for key, cell in self.cells.items()
@@ -87,9 +117,10 @@ class Books:
             {"key": key, "label": self.cells[key].label, "kind": f.kind, "message": f.message}
             for key, f in self.failed.items()
         ]
+        listed = tuple(waiting)
         return Summary(
-            total=len(self.cells), done=len(self.done), trained=len(self.trained),
-            failed=tuple(failed), missing=tuple(missing), interrupted=interrupted,
+            total=len(self.cells) + len(listed), done=len(self.done), trained=len(self.trained),
+            failed=tuple(failed), missing=(*missing, *listed), interrupted=interrupted,
             complaints=tuple(dict.fromkeys(self.complaints)), folder=folder, changed=changed,
             seconds=seconds,
         )  # fmt: skip

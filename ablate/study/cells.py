@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Self
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig
+from ablate.study.tuning import Tuning, combinations, settings_text, with_settings
+
+Role = Literal["", "tune", "final", "search"]
 
 
 class VariantLike(Protocol):
@@ -32,7 +35,9 @@ class StudyLike(Protocol):
     @property
     def plugins(self) -> tuple[str, ...]: ...
     @property
-    def tune(self) -> Mapping[str, tuple[Any, ...]]: ...
+    def seeds(self) -> Sequence[int]: ...
+    @property
+    def tune(self) -> Tuning | None: ...
     @property
     def raw(self) -> Sequence[VariantLike]: ...
     @property
@@ -48,6 +53,11 @@ class Cell:
 
     Args:
         trial: with its data and its initial weights resolved: `key` is what it is trained under.
+        key: of the trial; "" while tuning has not yet chosen its recipe.
+        role: what a tuned study or a search asks the trial for; "" elsewhere.
+        settings: of the recipe that the trial tries, or that were chosen for it.
+        number: of a search's trial, from 0.
+        pruned_epoch: after which a search stopped the trial.
     """
 
     study: str
@@ -56,14 +66,26 @@ class Cell:
     variant: Mapping[str, Any]
     trial: TrialConfig
     key: str
+    role: Role = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    number: int | None = None
+    pruned_epoch: int | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.variant_name}, seed {self.trial.seed}"
+        tried = f" {settings_text(self.settings)}" if self.role == "tune" else ""
+        return f"{self.variant_name}{tried}, seed {self.trial.seed}"
+
+    def with_trial(self, trial: TrialConfig, role: Role, settings: Mapping[str, Any]) -> Cell:
+        """This variant's cell for another trial."""
+        return replace(self, trial=trial, key=trial.key, role=role, settings=settings)
 
 
 def cells(study: StudyLike, resolve_train: Callable[[TrainConfig], TrainConfig]) -> list[Cell]:
     """The cells of a study whose data is resolved, in its order.
+
+    Of a study with `tune:` these are the trials that choose the recipes; the final ones follow
+    from them (`ablate.study.tuning_rows.final_cells`).
 
     Args:
         resolve_train: fills in the fingerprint of initial weights; called once for each recipe.
@@ -85,4 +107,18 @@ def cells(study: StudyLike, resolve_train: Callable[[TrainConfig], TrainConfig])
                 key=trial.key,
             )
         )
-    return found
+    return found if study.tune is None else _tuning_cells(found, study.tune)
+
+
+def _tuning_cells(found: Iterable[Cell], tuning: Tuning) -> list[Cell]:
+    """The same candidates with the same seeds for every variant."""
+    variants: dict[str, Cell] = {}
+    for cell in found:
+        variants.setdefault(cell.variant_name, cell)
+    tried = []
+    for _, settings, seed in combinations(tuning):
+        for cell in variants.values():
+            train = with_settings(cell.trial.train, settings)
+            trial = cell.trial.model_copy(update={"train": train, "seed": seed})
+            tried.append(cell.with_trial(trial, "tune", settings))
+    return tried

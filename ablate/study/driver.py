@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ablate.errors import AblateError
 from ablate.files import set_aside
 from ablate.study.books import Books
-from ablate.study.cells import StudyLike
+from ablate.study.cells import Cell, StudyLike
 from ablate.study.executors import (
     Left,
     Resources,
@@ -43,7 +43,10 @@ LOOKS_A_SECOND = 50.0  # at trials of other drivers: each look asks the file ser
 
 
 class Driver:
-    """One run of one study; `todo`, `active` and `others` hold each open trial exactly once."""
+    """One run of one study; `todo`, `active` and `others` hold each open trial exactly once.
+
+    A study whose later trials follow from earlier ones overrides `_grow`, `_waiting`, `_records`.
+    """
 
     def __init__(
         self, study: StudyLike, settings: Settings, resolved: Resolved, sink: Sink
@@ -67,7 +70,8 @@ class Driver:
     def run(self) -> Summary:
         """Train what is to do and write the results."""
         self.todo.extend(self.books.sort())
-        self._tell("plan", message=self.books.plan_line(len(self.todo)))
+        self._grow()
+        self._tell("plan", message=self.books.plan_line(len(self.todo), self._total()))
         if self.todo:
             self._train()
         changed = self._write()
@@ -77,7 +81,25 @@ class Driver:
             changed=changed,
             interrupted=self.interrupted,
             seconds=time.monotonic() - self.started,
+            waiting=self._waiting(),
         )
+
+    # What a study with trials that follow from others changes.
+
+    def _grow(self) -> bool:
+        """Add trials that can be told by now; whether there is something to do."""
+        return bool(self.todo)
+
+    def _waiting(self) -> list[str]:
+        """Labels of trials that cannot be told yet."""
+        return []
+
+    def _total(self) -> int:
+        return len(self.books.cells) + len(self._waiting())
+
+    def _records(self) -> tuple[list[Cell], Mapping[str, Any]]:
+        """The cells to write, and what `meta.json` keeps of them."""
+        return self.resolved.cells, self.resolved.record
 
     # While trials run.
 
@@ -89,14 +111,14 @@ class Driver:
             check(cast("Study", self.study))
             prepare_images(self.books.cells[key].trial for key in self.todo)
         resources = Resources(
-            workers=settings.workers, per_gpu=settings.per_gpu, trials=len(self.books.cells),
+            workers=settings.workers, per_gpu=settings.per_gpu, trials=self._total(),
             plugins=self.study.plugins, threads=settings.threads, options=settings.options,
             folder=settings.runs,
         )  # fmt: skip
         executor = self.executor = create_executor(settings.executor, resources)
         try:
             with self._leading(executor) as order:
-                while self.todo or self.active or self.others:
+                while self._grow() or self.active or self.others:
                     self._fill(executor, order)
                     if self.stopping and not self.active:
                         break
@@ -282,11 +304,11 @@ class Driver:
     def _write(self) -> bool:
         """Bring the committed results up to date; where that fails, the run folders have it all."""
         started = time.monotonic()
+        cells, record = self._records()
         try:
             return write_results(
-                self.study, self.resolved.cells, runs=self.settings.runs,
-                results=self.settings.results, record=self.resolved.record,
-                renewed=self.books.renewed,
+                self.study, cells, runs=self.settings.runs, results=self.settings.results,
+                record=record, renewed=self.books.renewed,
             ).changed  # fmt: skip
         except OSError as error:
             self.books.complaints.append(f"cannot write {self.settings.results}: {error}")
@@ -299,7 +321,7 @@ class Driver:
         books = self.books
         label = books.cells[event.key].label if event.key else ""
         done, failed = len(books.done), len(books.failed)
-        return replace(event, label=label, total=len(books.cells), done=done, failed=failed)
+        return replace(event, label=label, total=self._total(), done=done, failed=failed)
 
     def _tell(self, kind: EventKind, key: str | None = None, message: str = "") -> None:
         self.monitor.tell(Event(kind=kind, key=key, message=message))

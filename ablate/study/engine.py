@@ -11,14 +11,15 @@ from ablate.study.ledger import KINDS
 from ablate.study.progress import Sink, silent
 from ablate.study.resolution import look_up
 from ablate.study.settings import Settings, Summary
-from ablate.study.tuning import refuse_tune
+from ablate.study.tuning_run import TuningDriver
 
 
 def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = silent) -> Summary:
     """Train what a study misses, and write its results.
 
     A trial is done when its run folder holds a result or a committed row has its key; a trial
-    that failed on this machine stays failed until `retry` names its kind.
+    that failed on this machine stays failed until `retry` names its kind. A study with `tune:`
+    first chooses each variant's recipe.
 
     Args:
         sink: is told what happens, see `ablate.study.progress`.
@@ -26,9 +27,9 @@ def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = sile
     Raises:
         AblateError: data, weights or settings are wrong; nothing was started.
     """
-    refuse_tune(study)
     settings = settings or Settings()
-    return Driver(study, settings, look_up(study, settings.runs), sink).run()
+    driver = Driver if study.tune is None else TuningDriver
+    return driver(study, settings, look_up(study, settings.runs), sink).run()
 
 
 def retry(

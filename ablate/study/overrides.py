@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ablate.errors import StudyError, nearest, unknown
 from ablate.study.factors import check_setting, is_setting
 from ablate.study.schema import BUDGETS, CONFIGS, KEYS, fields, shown
+from ablate.study.tuning import TUNE_KEYS
 from ablate.study.yaml_source import Document, KeyPath, parse_value
 
 _REPLACED_WHOLE = frozenset({"match", "tune", "seeds"})
@@ -84,6 +85,8 @@ def _check_factor(document: Document, top: str, name: str, place: str) -> None:
     factors = document.data.get("factors")
     names = list(map(str, factors)) if isinstance(factors, dict) else []
     if name in names or (top != "baseline" and is_setting(name)):
+        return
+    if top == "tune" and name in TUNE_KEYS:
         return
     raise StudyError(f"{place}: {unknown('factor', name, names)}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from ablate.data import DatasetInfo, resolve
 from ablate.errors import AblateError, ConfigError, DataError, StudyError, unknown
 from ablate.models import create_model
 from ablate.study.built import Built, Network, build_all
+from ablate.study.cells import cells
 from ablate.study.confounds import Side, confounds
 from ablate.study.detectable import Detectable, detectable
 from ablate.study.expected import expected_speeds, network_of, trial_seconds
 from ablate.study.plan_table import plan_columns, plan_notes, plan_rows
 from ablate.study.probe import Speed
+from ablate.study.shelf import Shelf
 from ablate.study.spec import Study
 from ablate.study.status import status
-from ablate.study.tuning import refuse_tune
+from ablate.study.store import with_finals
 from ablate.study.variants import Variant
 
 PROBES = ("some", "all", "none")
@@ -74,7 +76,11 @@ class PlannedVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-    """One trial: its status is done, running, started, failed or missing."""
+    """One trial: its status is done, running, started, failed or missing.
+
+    Of a tuned study, `role` is "tune" or "final"; a final trial has no key before its variant's
+    recipe is chosen.
+    """
 
     key: str
     seed: int
@@ -83,6 +89,8 @@ class PlannedTrial:
     arch: str
     status: str
     seconds: float | None
+    role: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +107,7 @@ class Plan:
         workers: trials at once.
         detectable: what the seeds can show.
         remarks: what the reader should know, such as missing data.
+        tuning: the budget that each variant's recipe is chosen with; "" where none is.
     """
 
     study: str
@@ -113,6 +122,7 @@ class Plan:
     workers: int
     detectable: Detectable
     remarks: tuple[str, ...]
+    tuning: str = ""
 
     @property
     def hours_left(self) -> float | None:
@@ -179,7 +189,6 @@ def plan(
         raise ConfigError(unknown("probe", probe, PROBES))
     if workers < 1:
         raise ConfigError(f"`workers` must be at least 1, but got {workers}")
-    refuse_tune(study)
     study, infos, remarks = _with_data(study)
     built = _built(study)
     speeds, place, probes = expected_speeds(
@@ -190,23 +199,41 @@ def plan(
     variants = tuple(
         _planned(study, variant, built, speeds, infos, limit) for variant in study.variants
     )
-    seconds = {variant.name: variant.seconds for variant in variants}
-    trials = tuple(
-        PlannedTrial(
-            key=trial.key, seed=trial.seed, variant=variant.levels, variant_name=variant.name,
-            arch=trial.arch, status=statuses.get(trial.key, "missing"),
-            seconds=seconds[variant.name],
-        )
-        for variant, trial in study.cells
-    )  # fmt: skip
+    trials = _planned_trials(study, infos, speeds, statuses, Shelf(Path(runs), Path(results)))
     return Plan(
         study=study.name, profile=study.profile, design=study.design, variants=variants,
         trials=trials, device=place, probes=probes,
         device_hours=_hours(trials), detectable=detectable(study, runs, results),
         workers=workers,
         device_hours_left=_hours([t for t in trials if t.status != "done"]),
-        remarks=tuple(remarks),
+        remarks=tuple(remarks), tuning=study.tune.budget if study.tune else "",
     )  # fmt: skip
+
+
+def _planned_trials(
+    study: Study,
+    infos: Mapping[DataConfig, DatasetInfo],
+    speeds: Mapping[str, Speed | None],
+    statuses: Mapping[str, str],
+    shelf: Shelf,
+) -> tuple[PlannedTrial, ...]:
+    found = []
+    for cell in with_finals(study, cells(study, lambda train: train), shelf):
+        info, speed = infos.get(cell.trial.data), speeds[cell.variant_name]
+        found.append(
+            PlannedTrial(
+                key=cell.key,
+                seed=cell.trial.seed,
+                variant=cell.variant,
+                variant_name=cell.variant_name,
+                arch=cell.trial.arch,
+                status=statuses.get(cell.key, "missing"),
+                seconds=trial_seconds(cell.trial, info, speed) if info and speed else None,
+                role=cell.role,
+                settings=dict(cell.settings),
+            )
+        )
+    return tuple(found)
 
 
 def check(study: Study) -> None:

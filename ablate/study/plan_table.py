@@ -65,6 +65,13 @@ def plan_notes(plan: Plan) -> list[str]:
 def _count_sentence(plan: Plan) -> str:
     done = sum(trial.status == "done" for trial in plan.trials)
     seeds = plan.detectable.seeds
+    if plan.tuning:
+        tried = sum(trial.role == "tune" for trial in plan.trials)
+        return (
+            f"{len(plan.variants)} variants: {plan.tuning} of tuning for each ({tried} trials on "
+            f"val), then {seeds} {'seed' if seeds == 1 else 'seeds'} at the best of each "
+            f"({len(plan.trials) - tried} trials); {done} done."
+        )
     return (
         f"{len(plan.variants)} variants, {seeds} {'seed' if seeds == 1 else 'seeds'}: "
         f"{len(plan.trials)} trials, {done} done."

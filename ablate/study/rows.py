@@ -30,8 +30,11 @@ COLUMNS: tuple[str, ...] = (
     *(name for name in TrialResult.model_fields if name not in IDENTITY),
     *PROVENANCE,
 )
+EXTRA: Mapping[str, type] = {"role": str, "settings": dict, "number": int, "pruned_epoch": int}
+"""Columns of tuned studies and searches only; see `ablate.study.cells.Cell`."""
+
 _KNOWN = frozenset(COLUMNS)
-_RANK = {"done": 0, "failed": 1, "missing": 2}
+_RANK = {"done": 0, "failed": 1, "pruned": 2, "missing": 3}
 
 
 def _cell_type(name: str) -> type:
@@ -51,7 +54,7 @@ def _cell_type(name: str) -> type:
     return found
 
 
-CELL_TYPES: Mapping[str, type] = {name: _cell_type(name) for name in COLUMNS}
+CELL_TYPES: Mapping[str, type] = {**{name: _cell_type(name) for name in COLUMNS}, **EXTRA}
 
 _READERS: Mapping[type, Callable[[str], Any]] = {
     int: int,

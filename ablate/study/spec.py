@@ -6,7 +6,6 @@ resized by their traced costs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +30,7 @@ from ablate.study.schema import (
     check_texts,
 )
 from ablate.study.selection import study_rows
-from ablate.study.tuning import parse_tune
+from ablate.study.tuning import Tuning, parse_tune, with_settings
 from ablate.study.variants import (
     Builder,
     Variant,
@@ -65,7 +64,7 @@ class Study:
         alpha: probability of a false claim.
         power: probability of detection that the plan states effects for.
         sd: standard deviation between seeds for the plan, in points of top-1, or None.
-        tune: setting -> candidates, chosen for each variant on the validation split.
+        tune: the candidates of which each variant gets its best on the validation split.
         cluster: for each executor of a cluster its options, see `ablate.study.cluster`.
         plugins: what workers import first.
         raw: the variants before they are resized to a budget.
@@ -88,7 +87,7 @@ class Study:
     alpha: float
     power: float
     sd: float | None
-    tune: Mapping[str, tuple[Any, ...]]
+    tune: Tuning | None
     cluster: Mapping[str, Mapping[str, Any]]
     plugins: tuple[str, ...]
     raw: tuple[Variant, ...]
@@ -159,13 +158,10 @@ class Study:
 
     def candidates(self, variant: Variant) -> tuple[tuple[Mapping[str, Any], Variant], ...]:
         """What `tune:` chooses from: the settings and the variant with them."""
-        names = [name.partition(".")[2] for name in self.tune]
-        found = []
-        for values in itertools.product(*self.tune.values()):
-            settings = dict(zip(names, values, strict=True))
-            train = type(variant.train).model_validate({**variant.train.model_dump(), **settings})
-            found.append((dict(zip(self.tune, values, strict=True)), replace(variant, train=train)))
-        return tuple(found)
+        return tuple(
+            (settings, replace(variant, train=with_settings(variant.train, settings)))
+            for settings in (self.tune.candidates if self.tune else ())
+        )
 
 
 def load_study(
@@ -211,12 +207,13 @@ def _study(document: Document, path: Path, profile: str | None, plugins: tuple[s
     check_distinct(variants, rows)
     for variant in variants:
         check_tokens(variant, factors)
+    varied = {name for row in rows for level in row.values() for name in level.settings}
     return Study(
         name=scalars.study, question=scalars.question or _first_paragraph(document.header),
         header=document.header, paper=scalars.paper, profile=profile, path=path,
         settings=document.data, factors=by_name, design=scalars.design, seeds=seeds,
         match=check_match(document), variances=scalars.variances, alpha=scalars.alpha,
-        power=scalars.power, sd=scalars.sd, tune=parse_tune(document, scalars, by_name),
+        power=scalars.power, sd=scalars.sd, tune=parse_tune(document, variants, varied, seeds),
         cluster=check_cluster(document, "cluster"), plugins=plugins, raw=variants,
         rows=tuple(rows), baseline_index=baseline,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ablate.study.ledger import Failure
 from ablate.study.owner import describe
 from ablate.study.resolution import recorded
 from ablate.study.shelf import Found, Shelf
-from ablate.study.store import study_folder
+from ablate.study.store import study_folder, with_finals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class TrialStatus:
         owner: who trains it: host, pid, job, silent_seconds.
         epoch: finished epochs of a trial that is not done.
         stale: what has changed since it was trained: code or data.
+        role, settings: see `ablate.study.cells.Cell`.
     """
 
     key: str
@@ -40,6 +41,8 @@ class TrialStatus:
     owner: Mapping[str, Any] | None = None
     epoch: int | None = None
     stale: tuple[str, ...] = ()
+    role: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def status(
     resolved = recorded(study, study_folder(study, results))
     shelf = Shelf(Path(runs), Path(results))
     trials, complaints = [], []
-    for cell in resolved.cells:
+    for cell in with_finals(study, resolved.cells, shelf):
         found = shelf.find(cell.key)
         fingerprint = resolved.fingerprints.get(cell.trial.data.name)
         trials.append(_trial(cell, found, study.plugins, fingerprint))
@@ -85,6 +88,8 @@ def _trial(
         "variant": cell.variant,
         "variant_name": cell.variant_name,
         "seed": cell.trial.seed,
+        "role": cell.role,
+        "settings": dict(cell.settings),
     }
     if found.done:
         changed = stale_changes(found, plugins, fingerprint)

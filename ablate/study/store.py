@@ -30,7 +30,15 @@ from ablate.study.environment import code_digest
 from ablate.study.folder import RunFolder
 from ablate.study.meta import write_meta
 from ablate.study.resolution import recorded
-from ablate.study.rows import CELL_TYPES, COLUMNS, Row, best_of_each, read_rows, write_rows
+from ablate.study.rows import (
+    CELL_TYPES,
+    COLUMNS,
+    EXTRA,
+    Row,
+    best_of_each,
+    read_rows,
+    write_rows,
+)
 from ablate.study.shelf import SUPERSEDED, TRIALS, Shelf
 
 PREDICTIONS = "predictions"
@@ -43,9 +51,26 @@ def study_folder(study: StudyLike, results: PathLike) -> Path:
     return Path(results) / study.full_name
 
 
-def recorded_cells(study: StudyLike, results: PathLike) -> list[Cell]:
-    """The cells of a study, with its data as it was when its results were last written."""
-    return recorded(study, study_folder(study, results)).cells
+def recorded_cells(study: StudyLike, results: PathLike, runs: PathLike = "runs") -> list[Cell]:
+    """The cells that a study reports, with its data as it was when its results were written."""
+    return [cell for cell in known_cells(study, results, runs) if cell.role != "tune"]
+
+
+def known_cells(study: StudyLike, results: PathLike, runs: PathLike = "runs") -> list[Cell]:
+    """As `recorded_cells`, with the trials of a tuned study's tuning behind them."""
+    found = recorded(study, study_folder(study, results)).cells
+    if study.tune is None:
+        return found
+    return with_finals(study, found, Shelf(Path(runs), Path(results)))
+
+
+def with_finals(study: StudyLike, cells: list[Cell], shelf: Shelf) -> list[Cell]:
+    """The cells of a study: of a tuned one the final trials, as far as chosen, come first."""
+    if study.tune is None:
+        return cells
+    from ablate.study.tuning_rows import choose, final_cells, tried_trials
+
+    return [*final_cells(study, choose(tried_trials(cells, shelf)), cells), *cells]
 
 
 def load_results(
@@ -67,10 +92,11 @@ def load_results(
         ResultsError: there are no such results, or a file is damaged.
     """
     if not isinstance(study_or_folder, (str, Path)):
-        found = recorded_cells(study_or_folder, results)
+        found = recorded_cells(study_or_folder, results, runs)
         return frame(study_rows(found, Shelf(Path(runs), Path(results))))
-    folder = _results_folder(study_or_folder, Path(results))
-    return frame(best_of_each(read_rows(folder / TRIALS)))
+    folder = results_folder(study_or_folder, Path(results))
+    rows = [row for row in read_rows(folder / TRIALS) if row.get("role") != "tune"]
+    return frame(best_of_each(rows))
 
 
 def load_curves(
@@ -78,12 +104,12 @@ def load_curves(
 ) -> pd.DataFrame:
     """One row a trial and epoch, with the columns `CURVE_COLUMNS`; as `load_results`."""
     if not isinstance(study_or_folder, (str, Path)):
-        found = recorded_cells(study_or_folder, results)
+        found = [cell for cell in recorded_cells(study_or_folder, results, runs) if cell.key]
         shelf = Shelf(Path(runs), Path(results))
         committed = committed_curves(Path(results))
         return study_curves(found, Path(runs), committed, _open_keys(found, shelf))
-    folder = _results_folder(study_or_folder, Path(results))
-    keys = {row["key"] for row in read_rows(folder / TRIALS)}
+    folder = results_folder(study_or_folder, Path(results))
+    keys = {row["key"] for row in read_rows(folder / TRIALS) if row.get("role") != "tune"}
     curves = read_curves(folder / CURVES).drop_duplicates(["key", "variant_name", "epoch"])
     return sort_curves(curves[curves["key"].isin(keys)])
 
@@ -112,7 +138,12 @@ def load_predictions(
     raise ResultsError(f"no predictions of {key} under {runs} or {results}")
 
 
-def _results_folder(name: PathLike, results: Path) -> Path:
+def results_folder(name: PathLike, results: Path) -> Path:
+    """The folder of committed results of that name, or at that path.
+
+    Raises:
+        ResultsError: there is none; says the nearest.
+    """
     for folder in (results / name, Path(name)):
         if (folder / TRIALS).exists():
             return folder
@@ -130,7 +161,8 @@ def _row(cell: Cell, shelf: Shelf) -> Row:
     found = shelf.find(cell.key)
     named = label(cell)
     if found.row is not None:
-        return {**found.row, **named}
+        measured = {name: value for name, value in found.row.items() if name not in EXTRA}
+        return {**measured, **named}
     if found.folder is not None and found.result is not None:
         return {**named, **found.result.model_dump(), **_provenance(found.folder)}
     if found.folder is not None and found.failure is not None:
@@ -150,7 +182,17 @@ def label(cell: Cell) -> Row:
         "variant": json.loads(json.dumps(dict(cell.variant))),  # as it reads back
         "seed": cell.trial.seed,
         "arch": cell.trial.arch,
+        **_extra(cell),
     }
+
+
+def _extra(cell: Cell) -> Row:
+    """The columns that only tuned studies and searches have."""
+    if not cell.role:
+        return {}
+    settings = json.loads(json.dumps(dict(cell.settings)))
+    found = {"role": cell.role, "settings": settings or None, "number": cell.number}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _provenance(folder: RunFolder) -> Row:
@@ -165,10 +207,14 @@ _DTYPES = {int: "Int64", float: "float64"}
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """Rows as a table with the columns `COLUMNS`, typed even where it is empty."""
+    """Rows as a table with the columns `COLUMNS`, typed even where it is empty.
+
+    Those of tuned studies and searches have the columns of `EXTRA` that they need, too.
+    """
     listed = list(rows)
     columns: dict[str, Any] = {}
-    for name in COLUMNS:
+    extra = [name for name in EXTRA if any(name in row for row in listed)]
+    for name in (*COLUMNS, *extra):
         values = [row.get(name) for row in listed]
         columns[name] = pd.Series(values, dtype=_DTYPES.get(CELL_TYPES[name], "object"))
     return pd.DataFrame(columns)
@@ -204,6 +250,7 @@ def write_results(
     folder = study_folder(study, results)
     shelf = Shelf(Path(runs), Path(results))
     rows = [row for row in study_rows(found, shelf) if row["status"] != "missing"]
+    found = [cell for cell in found if cell.key]
     complete = all((folder / name).exists() for name in (CURVES, "meta.json"))
     if rows == shelf.rows(folder / TRIALS) and (complete or not rows):
         return Written(folder=folder, changed=False)
@@ -245,7 +292,7 @@ def _write_predictions(
     (folder / PREDICTIONS).mkdir(exist_ok=True)
     copies = {path.name: path for path in sorted(results.glob(f"*/{PREDICTIONS}/*.npz"))}
     present = {path.name for path in (folder / PREDICTIONS).iterdir() if path.stem not in renewed}
-    for key in sorted({row["key"] for row in rows if row["status"] == "done"}):
+    for key in sorted({row["key"] for row in rows if _is_evidence(row)}):
         name = f"{key}.npz"
         if name in present:
             continue
@@ -253,6 +300,11 @@ def _write_predictions(
             write_atomic(folder / PREDICTIONS / name, compact(source), durable=False)
         elif name in copies:
             write_atomic(folder / PREDICTIONS / name, copies[name].read_bytes(), durable=False)
+
+
+def _is_evidence(row: Row) -> bool:
+    """Whether a row's predictions on test are kept: those of tuning trials answer nothing."""
+    return row["status"] == "done" and row.get("role") != "tune"
 
 
 def compact(path: Path) -> bytes:
