@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := studies/position_encoding.yaml
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast test-ray lint clean
 
 # The environment: made once, and again when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -25,6 +25,10 @@ test: $(VENV)/ready  ## lint, types and every test
 
 test-fast: $(VENV)/ready  ## the tests that answer in seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-ray: $(VENV)/ready  ## trials on Ray: two nodes on this machine, one is killed midway
+	$(BIN)/python -m pip install --quiet --editable '.[ray]'
+	$(BIN)/python -m pytest -v -s -k ray tests/test_study_ray.py tests/test_study_executors.py
 
 lint: $(VENV)/ready  ## format, then check style and types
 	$(BIN)/ruff format .

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray_nodes import cluster, needs_ray
 from slurm_queues import LocalQueue
 
 from ablate.errors import ConfigError
@@ -31,7 +32,8 @@ SLURM = [
         "ABLATE_TEST_SLURM" not in os.environ, reason="no Slurm here: see `make test-slurm`")]),
     pytest.param("submitit", marks=pytest.mark.slow),  # our Slurm executor on submitit's local jobs
 ]  # fmt: skip
-PERSISTENT = ["local"]
+RAY = pytest.param("ray", marks=[pytest.mark.slow, needs_ray])
+PERSISTENT = ["local", RAY]
 IN_OTHER_PROCESSES = [*PERSISTENT, *SLURM]
 EXECUTORS = ["serial", *IN_OTHER_PROCESSES]
 
@@ -46,32 +48,47 @@ def make(name: str, folder: Path) -> TrialExecutor:
     return create_executor(name, resources)
 
 
-def made(name: str, factory: pytest.TempPathFactory) -> Iterator[TrialExecutor]:
+def made(
+    request: pytest.FixtureRequest, factory: pytest.TempPathFactory
+) -> Iterator[TrialExecutor]:
+    if request.param == "ray":
+        request.getfixturevalue("two_nodes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # jobs import this module, too
-        with make(name, factory.mktemp("runs")) as executor:
+        with make(request.param, factory.mktemp("runs")) as executor:
             yield executor
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[None]:
+    """A Ray cluster that this process has joined, as a user's process may have."""
+    from ablate.study.ray_cluster import Connection
+
+    with cluster({"num_cpus": 1}, {"num_cpus": 1}) as nodes:
+        connection = Connection(nodes.address)
+        yield
+        connection.close()
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
 def executor(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TrialExecutor]:
-    yield from made(request.param, tmp_path_factory)
+    yield from made(request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=IN_OTHER_PROCESSES)
 def distant(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TrialExecutor]:
-    yield from made(request.param, tmp_path_factory)
+    yield from made(request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=PERSISTENT)
 def persistent(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TrialExecutor]:
-    yield from made(request.param, tmp_path_factory)
+    yield from made(request, tmp_path_factory)
 
 
 def add(a: int, b: int = 0) -> int:

@@ -254,10 +254,17 @@ def _slurm(resources: Resources) -> TrialExecutor:
     return SlurmExecutor(resources)
 
 
+def _ray(resources: Resources) -> TrialExecutor:
+    from ablate.study.ray_executor import RayExecutor  # only where it is asked for
+
+    return RayExecutor(resources)
+
+
 _EXECUTORS: dict[str, Factory] = {
     "serial": SerialExecutor,
     "local": LocalExecutor,
     "slurm": _slurm,
+    "ray": _ray,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Quantity = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -30,3 +30,10 @@ class RayOptions(BaseModel):
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     resources: dict[str, Quantity] = Field(default_factory=dict)
     wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+
+    @field_validator("gpus")
+    @classmethod
+    def _part_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"must be a part of one GPU or a whole number, but got {gpus:g}")
+        return gpus
