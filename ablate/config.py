@@ -16,7 +16,7 @@ from pydantic.config import JsonDict
 
 KEY_VERSION = 1
 
-LEGACY: Mapping[str, Any] = {}
+LEGACY: Mapping[str, Any] = {"train.randaugment_std": 0.0, "train.warmup_lr": None}
 """Fields added after key version 1, as "train.name": the value that leaves old keys unchanged."""
 
 _EXECUTION: JsonDict = {"exclude_from_key": True}
@@ -103,6 +103,11 @@ class TrainConfig(_Config):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_epochs: NonNegative = Field(default=0.0, description="linear warm-up, in epochs")
     warmup_steps: Natural = Field(default=0, description="linear warm-up, in steps; adds to epochs")
+    warmup_lr: NonNegative | None = Field(
+        default=None,
+        description="learning rate that the warm-up starts from (DeiT: 1e-6); without, it starts "
+        "with one step's rise from zero",
+    )
     weight_decay: NonNegative = Field(
         default=0.05, description="not on norms, biases, position tables and class tokens"
     )
@@ -124,7 +129,12 @@ class TrainConfig(_Config):
     )
     hflip: bool = Field(default=False, description="random horizontal flip")
     randaugment_ops: Natural = Field(default=0, description="RandAugment operations an image")
-    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
+        default=9, description="0 to 30, as torchvision's; timm's m9 of 10 is 27"
+    )
+    randaugment_std: NonNegative = Field(
+        default=0.0, description="normal noise on each magnitude; timm's mstd0.5 is 1.5"
+    )
     random_erasing: Share = Field(default=0.0, description="probability of random erasing")
     repeated_augmentation: Count = Field(default=1, description="views of an image in an epoch")
     ema_decay: Rate = Field(default=0.0, description="weight averaging; evaluated when above 0")
@@ -140,7 +150,9 @@ class TrainConfig(_Config):
     )
     channels_last: bool = _execution(False, "memory format of images and weights")
     compile: bool = _execution(False, "torch.compile the network")
-    deterministic: bool = _execution(False, "deterministic GPU kernels (slower)")
+    deterministic: bool = _execution(
+        False, "deterministic GPU kernels; benchmarks/determinism.py measures what they cost"
+    )
     devices: Count = _execution(1, "processes or GPUs of one trial")
     strategy: Literal["auto", "ddp", "fsdp"] = _execution("auto", "how devices share the work")
     timeout_minutes: Positive | None = _execution(None, "a trial that takes longer fails")

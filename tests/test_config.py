@@ -32,6 +32,15 @@ def test_keys_of_old_trials_stay_as_they_are(key: str) -> None:
     assert GOLDEN[key].key == key
 
 
+def test_later_fields_count_where_they_are_used() -> None:
+    """And only there: at their legacy values they are left out (see the golden keys)."""
+    recipe = TrialConfig(arch="C2x8").identity()["train"]
+    assert not {"randaugment_std", "warmup_lr"} & recipe.keys()
+    for used in ({"randaugment_std": 1.5}, {"warmup_lr": 1e-6}, {"warmup_lr": 0.0}):
+        trial = TrialConfig(arch="C2x8", train=TrainConfig.model_validate(used))
+        assert used.items() <= trial.identity()["train"].items()
+
+
 def test_execution_never_enters_the_key() -> None:
     trial = TrialConfig(arch="C2x8")
     data = DataConfig(root="/elsewhere", download=True, cache="/fast", workers=7)

@@ -26,10 +26,6 @@ def draws_of(count: int, seed: int = 0, share: Share | None = None) -> Draws:
     return Draws(rng, count, share or Share(), torch.device("cpu"))
 
 
-def noise_of(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
 def random_images(count: int = 12, side: int = SIDE) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     smooth = torch.rand(count, 3, 4, 4, generator=generator) * 255
@@ -74,7 +70,7 @@ def test_resized_crop_of_a_ramp_is_the_ramp_of_a_part_of_it():
 def test_a_flip_reverses_half_of_the_images():
     images = random_images(400)
     flipped, _ = Augment(TrainConfig(hflip=True), 10)(
-        (images, torch.zeros(400, dtype=torch.long)), draws_of(400), noise_of()
+        (images, torch.zeros(400, dtype=torch.long)), draws_of(400), Clock(0)
     )
     same = (flipped == normalise(images)).flatten(1).all(1)
     mirrored = (flipped == normalise(images.flip(-1))).flatten(1).all(1)
@@ -118,7 +114,7 @@ def test_each_operation_of_randaugment_is_torchvision_s(name, sign, magnitude):
     operation = OPERATIONS[NAMES.index(name)]
     level = operation.level(magnitude / 30) * (sign if operation.signed else 1)
     images = random_images(side=40)
-    ours = apply(images, torch.full((12,), NAMES.index(name)), torch.full((12,), float(level)))
+    ours = apply(images, np.full(12, NAMES.index(name)), np.full(12, float(level)))
     difference = (ours.int() - torchvision_operation(name, images, level).int()).abs()
     assert difference.max() <= 1, "rounding, at most"
     assert (difference > 0).float().mean() < 0.05
@@ -126,9 +122,9 @@ def test_each_operation_of_randaugment_is_torchvision_s(name, sign, magnitude):
 
 def test_images_of_one_batch_take_different_operations():
     """As if each were alone: nothing leaks from one image of a batch into another."""
-    choice = torch.tensor([*range(len(NAMES)), *reversed(range(len(NAMES)))])
+    choice = np.array([*range(len(NAMES)), *reversed(range(len(NAMES)))])
     images = random_images(len(choice))
-    level = torch.tensor([float(operation.level(0.5)) for operation in OPERATIONS])[choice]
+    level = np.array([float(operation.level(0.5)) for operation in OPERATIONS])[choice]
     together = apply(images, choice, level)
     for index, operation in enumerate(choice):
         part = slice(index, index + 1)
@@ -138,8 +134,8 @@ def test_images_of_one_batch_take_different_operations():
 
 def test_constant_images_survive_autocontrast_and_equalize():
     images = torch.full((2, 3, SIDE, SIDE), 100, dtype=torch.uint8)
-    choice = torch.tensor([NAMES.index("AutoContrast"), NAMES.index("Equalize")])
-    changed = apply(images, choice, torch.ones(2))
+    choice = np.array([NAMES.index("AutoContrast"), NAMES.index("Equalize")])
+    changed = apply(images, choice, np.ones(2))
     assert torch.equal(changed, images)
 
 
@@ -157,9 +153,52 @@ def test_randaugment_applies_as_many_operations_as_asked_and_leaves_its_input():
     )
 
 
+def test_noise_on_the_magnitude_spreads_the_levels_around_it_and_stays_in_range():
+    """Of images that are all white, brightness at -level keeps 1 - level."""
+    images = torch.full((4000, 3, 4, 4), 255, dtype=torch.uint8)
+
+    def brightened(magnitude: float, std: float) -> torch.Tensor:
+        values = randaugment(images, 1, magnitude, draws_of(4000), std)[:, 0, 1, 1].double()
+        return values[(values > 20) & (values < 230)] / 255  # of few operations but brightness
+
+    assert len(brightened(15, 0).unique()) < 4
+    shares = (1 - brightened(15, 3)) / 0.9 * 30
+    shares = shares[(shares > 4) & (shares < 26)]
+    assert abs(float(shares.mean()) - 15) < 1
+    assert abs(float(shares.std()) - 3) < 1
+    assert not torch.equal(
+        randaugment(images[:64], 2, 15, draws_of(64), 3),
+        randaugment(images[:64], 2, 15, draws_of(64)),
+    )
+    for magnitude in (0, 30):
+        randaugment(images, 2, magnitude, draws_of(4000), 20)
+
+
+def test_levels_stay_between_the_least_and_the_largest_magnitude(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "ablate.data.randaugment.apply", lambda images, choice, level: seen.append((choice, level))
+    )
+    randaugment(random_images(1).expand(3000, -1, -1, -1), 1, 15, draws_of(3000), 30)
+    choice, level = seen[0]
+    shears = np.abs(level[choice == NAMES.index("ShearX")])
+    assert shears.min() == 0
+    assert shears.max() == pytest.approx(0.3)
+    assert len(np.unique(shears)) > 50
+
+
+def test_a_batch_can_be_trained_on():
+    """What is computed without gradients' bookkeeping must not leave the augmentation."""
+    augment = Augment(TrainConfig(**EVERYTHING), num_classes=10)
+    images, targets = augment((random_images(), torch.arange(12) % 10), draws_of(12), Clock(0))
+    layer = torch.nn.Conv2d(3, 10, SIDE)
+    torch.nn.functional.cross_entropy(layer(images).flatten(1), targets).backward()
+    assert layer.weight.grad is not None
+
+
 def test_erasing_fills_a_rectangle_of_noise_in_its_share_of_images():
     images = torch.full((600, 3, SIDE, SIDE), 9.0)
-    random_erasing(images, 0.25, draws_of(600), noise_of())
+    random_erasing(images, 0.25, draws_of(600), Clock(0))
     erased = (images != 9).all(1)  # (N, H, W)
     touched = erased.flatten(1).any(1)
     assert 100 < int(touched.sum()) < 200
@@ -177,7 +216,7 @@ def test_erasing_fills_a_rectangle_of_noise_in_its_share_of_images():
 
 def test_noise_differs_between_images():
     images = torch.zeros(40, 3, SIDE, SIDE)
-    random_erasing(images, 0.999, draws_of(40), noise_of())
+    random_erasing(images, 0.999, draws_of(40), Clock(0))
     centres = images[:, 0, SIDE // 2, SIDE // 2]
     assert len(centres[centres != 0].unique()) > 0.9 * int((centres != 0).sum())
 
@@ -259,11 +298,11 @@ def test_two_processes_augment_their_shares_as_one_does_the_whole(crop):
     train = TrainConfig(**{**EVERYTHING, "crop": crop})
     augment = Augment(train, num_classes=10)
     images, labels = random_images(12), torch.arange(12) % 10
-    whole, whole_targets = augment((images, labels), draws_of(12), noise_of())
+    whole, whole_targets = augment((images, labels), draws_of(12), Clock(0))
     for rank in range(2):
         part = slice(6 * rank, 6 * rank + 6)
         share, targets = augment(
-            (images[part], labels[part]), draws_of(6, share=Share(rank, 2)), noise_of()
+            (images[part], labels[part]), draws_of(6, share=Share(rank, 2)), Clock(0)
         )
         torch.testing.assert_close(share, whole[part])
         torch.testing.assert_close(targets, whole_targets[part])
@@ -275,7 +314,7 @@ def test_the_same_seed_epoch_and_step_give_the_same_batch_and_others_do_not():
 
     def at(clock: Clock, step: int) -> torch.Tensor:
         draws = replace(draws_of(12), rng=clock.rng("augment", step))
-        return augment(batch, draws, clock.rng("noise"))[0]
+        return augment(batch, draws, clock)[0]
 
     first = at(Clock(seed=1, epoch=3), 5)
     assert torch.equal(first, at(Clock(seed=1, epoch=3), 5))
@@ -285,6 +324,6 @@ def test_the_same_seed_epoch_and_step_give_the_same_batch_and_others_do_not():
 
 def test_a_recipe_without_augmentation_only_normalises():
     images, labels = random_images(), torch.arange(12)
-    result, targets = Augment(TrainConfig(), 12)((images, labels), draws_of(12), noise_of())
+    result, targets = Augment(TrainConfig(), 12)((images, labels), draws_of(12), Clock(0))
     assert torch.equal(result, normalise(images))
     assert targets is labels

@@ -102,6 +102,14 @@ def test_linear_falls_in_a_straight_line_and_constant_stays():
     assert lr_factor(constant, 99, total=100, warmup=0) == 1.0
 
 
+def test_warmup_starts_from_its_own_rate():
+    train = TrainConfig(lr=0.1, warmup_steps=10, warmup_lr=0.01)
+    rates = [0.1 * lr_factor(train, step, total=100, warmup=10) for step in range(11)]
+    assert rates == pytest.approx([0.01 + 0.009 * step for step in range(11)])
+    scaled = TrainConfig(lr=0.1, lr_base_batch=32, batch_size=64, warmup_steps=4, warmup_lr=0.02)
+    assert 0.2 * lr_factor(scaled, 0, total=100, warmup=4) == pytest.approx(0.02)
+
+
 def test_the_scheduler_gives_each_step_its_rate():
     train = TrainConfig(lr=0.2, warmup_steps=2, warmup_epochs=0.5)
     optimizer = build_optimizer(nn.Linear(2, 2), train)

@@ -87,6 +87,10 @@ class Draws:
         """True with a probability: bool, (N,), or (N, columns)."""
         return self._kept(self.rng.random((self.total, columns)) < probability)
 
+    def normal(self, columns: int = 1) -> Tensor:
+        """Standard normal: float32, (N,), or (N, columns)."""
+        return self._kept(self.rng.standard_normal((self.total, columns), dtype=np.float32))
+
     def beta(self, alpha: float) -> Tensor:
         """Beta(alpha, alpha): float32, (N,)."""
         return self._kept(self.rng.beta(alpha, alpha, (self.total, 1)).astype(np.float32))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.data.clock import Draws
+from ablate.data.rows import rows_from
 
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
@@ -28,21 +29,22 @@ def pad_crop(images: Tensor, padding: int, draws: Draws) -> Tensor:
 
     Source: He et al., Deep Residual Learning, arXiv 1512.03385, Section 4.2.
     """
-    height, width = images.shape[-2:]
-    top, left = draws.integers(2 * padding + 1, columns=2).unbind(1)
+    count, channels, height, width = images.shape
+    top, left = draws.integers(2 * padding + 1, columns=2)[:, :, None, None].unbind(1)
     padded = F.pad(images, (padding,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(
-        3, width, 1
-    )  # a view: (N, C, places, places, H, W)
-    return windows[torch.arange(len(images), device=images.device), :, top, left]
+    tall, wide = padded.shape[-2:]
+    plane = torch.arange(count * channels, device=images.device).view(count, channels, 1)
+    row = torch.arange(height, device=images.device)
+    return rows_from(padded, (plane * tall + top + row) * wide + left, width)
 
 
 def random_flip(images: Tensor, draws: Draws) -> Tensor:
     """Mirror each image left to right with probability 1/2: (N, C, H, W)."""
-    chosen = draws.on_host().chance(0.5).nonzero()[:, 0].to(images.device)
-    flipped = images.clone()
-    flipped[chosen] = images.index_select(0, chosen).flip(-1)
-    return flipped
+    chosen = draws.chance(0.5)
+    both = torch.cat([images, images.flip(-1)])  # to choose whole images is cheap, pixels is not
+    return both.index_select(
+        0, torch.arange(len(images), device=images.device) + chosen * len(images)
+    )
 
 
 def resized_crop(images: Tensor, draws: Draws) -> Tensor:

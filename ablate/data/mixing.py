@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.config import TrainConfig
@@ -54,33 +53,33 @@ class Mixing:
         Returns:
             The images, and float shares of the classes, (N, num_classes); each row sums to 1.
         """
+        height, width = images.shape[-2:]
+        rows, columns = self._taken(draws, height, width)
+        own = 1 - (rows.mean(1) * columns.mean(1))[:, None]  # (N, 1): the share of the image itself
+        weight = (rows[:, :, None] * columns[:, None])[:, None]  # (N, 1, H, W): of the partner
         partner = neighbours(len(images), images.device)
-        others = images.index_select(0, partner)
-        weight = torch.zeros(len(images), 1, *images.shape[-2:], device=images.device)
-        weight += self._mixup_weight(draws)
+        classes = labels[:, None] == torch.arange(self.num_classes, device=labels.device)
+        classes = classes.to(torch.float32)
+        return (
+            torch.lerp(images, images.index_select(0, partner), weight),
+            torch.lerp(classes[partner], classes, own),
+        )
+
+    def _taken(self, draws: Draws, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """What is taken of the partner, as weights of rows (N, H) and of columns (N, W).
+
+        A pixel's weight is their product: both are 1 in CutMix's box and 0 outside of it; for
+        mixup, rows have the partner's share and columns 1; where nothing is mixed, rows have 0.
+        """
+        share = 1 - (draws.beta(self.mixup) if self.mixup else draws.uniform(1.0, 1.0))
+        rows, columns = share[:, None].expand(-1, height), share.new_ones(len(share), width)
         if self.cutmix:
-            box = self._cutmix_box(draws, *images.shape[-2:])
-            weight = torch.where(self._takes_cutmix(draws), box, weight)
-        mixed = draws.chance(self.probability)[:, None, None, None]
-        weight = torch.where(mixed, weight, 1.0)
-        own = weight.mean((1, 2, 3))[:, None]  # (N, 1): the share of the image itself
-        classes = F.one_hot(labels, self.num_classes).to(torch.float32)
-        return torch.lerp(others, images, weight), torch.lerp(classes[partner], classes, own)
-
-    def _mixup_weight(self, draws: Draws) -> Tensor:
-        share = draws.beta(self.mixup) if self.mixup else draws.uniform(1.0, 1.0)
-        return share[:, None, None, None]
-
-    def _takes_cutmix(self, draws: Draws) -> Tensor:
-        return draws.chance(0.5 if self.mixup else 1.0)[:, None, None, None]
-
-    def _cutmix_box(self, draws: Draws, height: int, width: int) -> Tensor:
-        """1 where the image keeps its own pixels, 0 in the box of its partner: (N, 1, H, W)."""
-        side = (1 - draws.beta(self.cutmix)).sqrt()
-        centre = draws.uniform(columns=2)
-        rows = _outside(centre[:, 0], side, height)[:, None, :, None]
-        columns = _outside(centre[:, 1], side, width)[:, None, None, :]
-        return (rows | columns).to(torch.float32)
+            side = (1 - draws.beta(self.cutmix)).sqrt()
+            centre = draws.uniform(columns=2)
+            boxed = draws.chance(0.5 if self.mixup else 1.0)[:, None]
+            rows = torch.where(boxed, _inside(centre[:, 0], side, height), rows)
+            columns = torch.where(boxed, _inside(centre[:, 1], side, width), columns)
+        return rows * draws.chance(self.probability)[:, None], columns
 
 
 def neighbours(count: int, device: torch.device) -> Tensor:
@@ -89,9 +88,9 @@ def neighbours(count: int, device: torch.device) -> Tensor:
     return torch.where(partner < count, partner, max(count - 2, 0))
 
 
-def _outside(centre: Tensor, side: Tensor, size: int) -> Tensor:
-    """Which places lie outside the box, which is clipped at the border: (N, size)."""
+def _inside(centre: Tensor, side: Tensor, size: int) -> Tensor:
+    """1 for the places inside the box, which is clipped at the border, else 0: (N, size)."""
     places = torch.arange(size, device=centre.device)
-    middle = (centre * size).floor()
-    half = (side * size / 2).floor()
-    return (places < (middle - half)[:, None]) | (places >= (middle + half)[:, None])
+    middle = (centre * size).floor()[:, None]
+    half = (side * size / 2).floor()[:, None]
+    return ((places >= middle - half) & (places < middle + half)).to(torch.float32)

@@ -167,7 +167,7 @@ class DataModule(pl.LightningDataModule):
             return normalise(images), labels
         step, self.clock.step = self.clock.step, self.clock.step + 1
         draws = Draws(self.clock.rng("augment", step), len(images), self.share, images.device)
-        return self._augment(batch, draws, self.clock.rng("noise"))
+        return self._augment(batch, draws, self.clock)
 
     @cached_property
     def _augment(self) -> Augment:

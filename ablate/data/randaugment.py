@@ -1,27 +1,28 @@
 """RandAugment on a batch: every image has its own operations, images of one kind share a kernel.
 
-The fourteen operations fall into four kinds, so that a batch costs four kernels a round however
-its images are spread: warps (one affine sampling), tables (each channel through 256 entries),
-colour (blend with grey) and sharpness (blend with a blur).
+The fourteen operations fall into five kinds, so that a round costs five kernels however the batch's
+images are spread over them. On small images it is the number of calls that takes the time.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ablate.data.clock import Draws
-from ablate.data.tables import TABLES, channel_tables, grey
+from ablate.data.pixels import blend, posterize, solarize, stretch
+from ablate.data.warps import Levels, warp
 
 BINS = 30
 """Magnitudes are 0 to 30, as torchvision's 31 bins."""
 
-Level = Callable[[float], float]
+Floats = NDArray[np.float64]
+Level = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,41 @@ class _Operation:
 OPERATIONS = (
     _Operation("Identity"),
     _Operation("ShearX", lambda share: 0.3 * share, signed=True),
-    _Operation("ShearY", lambda share: 0.3 * share, signed=True),
     _Operation("TranslateX", lambda share: 150 / 331 * share, signed=True),
+    _Operation("ShearY", lambda share: 0.3 * share, signed=True),
     _Operation("TranslateY", lambda share: 150 / 331 * share, signed=True),
-    _Operation("Rotate", lambda share: math.radians(30 * share), signed=True),
-    _Operation("Brightness", lambda share: 0.9 * share, signed=True),
-    _Operation("Contrast", lambda share: 0.9 * share, signed=True),
-    _Operation("Posterize", lambda share: 8 - round(4 * share)),
+    _Operation("Rotate", lambda share: np.radians(30 * share), signed=True),
+    _Operation("Posterize", lambda share: 8 - np.round(4 * share)),
     _Operation("Solarize", lambda share: 255 * (1 - share)),
     _Operation("AutoContrast"),
     _Operation("Equalize"),
+    _Operation("Brightness", lambda share: 0.9 * share, signed=True),
+    _Operation("Contrast", lambda share: 0.9 * share, signed=True),
     _Operation("Color", lambda share: 0.9 * share, signed=True),
     _Operation("Sharpness", lambda share: 0.9 * share, signed=True),
 )
 """In the order of the kinds, so that a sorted batch falls into one slice a kind."""
 
 NAMES = tuple(operation.name for operation in OPERATIONS)
-WARPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+_SIGNED = np.array([operation.signed for operation in OPERATIONS])
+
+Kernel = Callable[[Tensor, Sequence[int], Levels], Tensor]
+"""(images (N, 3, S, S) uint8 sorted by operation, how many each has, level (N,)) -> images."""
+
+_KERNELS: tuple[tuple[int, Kernel], ...] = (
+    (1, lambda images, sizes, level: images),  # Identity
+    (5, warp),  # shears, translations and Rotate
+    (1, posterize),
+    (1, solarize),
+    (2, stretch),  # AutoContrast and Equalize
+    (4, blend),  # Brightness, Contrast, Color and Sharpness
+)
+"""How many operations of the list, in its order, a kernel computes."""
 
 
-def randaugment(images: Tensor, ops: int, magnitude: int, draws: Draws) -> Tensor:
+def randaugment(
+    images: Tensor, ops: int, magnitude: float, draws: Draws, std: float = 0.0
+) -> Tensor:
     """Apply `ops` random operations to each image, one after the other.
 
     Args:
@@ -69,107 +85,58 @@ def randaugment(images: Tensor, ops: int, magnitude: int, draws: Draws) -> Tenso
         ops: operations an image.
         magnitude: 0 to 30.
         draws: the batch's random numbers.
+        std: of normal noise on the magnitude of each operation, which stays in 0 to 30.
 
     Returns:
         (N, 3, S, S), uint8.
 
     Source: Cubuk et al., arXiv 1909.13719; operations, ranges and signs of torchvision's
-    RandAugment. Departure: warps are bilinear (torchvision's default is nearest).
+    RandAugment; the noise is timm's `mstd`. Departure: warps are bilinear (torchvision's default
+    is nearest). timm counts magnitudes to 10: its rand-m9-mstd0.5 is magnitude 27, std 1.5 here
+    (its operations differ a little, and it applies each with probability 1/2).
     """
     host = draws.on_host()
-    levels = torch.tensor([operation.level(magnitude / BINS) for operation in OPERATIONS])
-    signed = torch.tensor([operation.signed for operation in OPERATIONS])
-    for _ in range(ops):
-        choice = host.integers(len(OPERATIONS))
-        negative = host.chance(0.5) & signed[choice]
-        images = apply(images, choice, torch.where(negative, -levels[choice], levels[choice]))
+    shape = (len(images), ops)
+    choice = host.integers(len(OPERATIONS), columns=ops).numpy().reshape(shape)
+    negative = host.chance(0.5, columns=ops).numpy().reshape(shape)
+    share = np.full((1, 1), magnitude / BINS)
+    if std:
+        noise = host.normal(columns=ops).numpy().reshape(shape)
+        share = (magnitude + std * noise).clip(0, BINS) / BINS
+    level = _levels(choice, share) * np.where(negative & _SIGNED[choice], -1, 1)
+    for column in range(ops):
+        images = apply(images, choice[:, column], level[:, column])
     return images
 
 
-def apply(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
+def _levels(choice: NDArray[np.int64], share: Floats) -> Floats:
+    """Parameters of operations, (N, ops), at one share of the largest magnitude or (N, ops)."""
+    table = np.stack([operation.level(share) for operation in OPERATIONS])
+    levels: Floats = np.choose(choice, table)
+    return levels
+
+
+def apply(images: Tensor, choice: NDArray[np.int64], level: Floats) -> Tensor:
     """Apply one operation to each image.
 
     Args:
         images: (N, 3, S, S), uint8.
-        choice: index into `OPERATIONS`, (N,), on the CPU.
-        level: the operation's parameter, (N,), on the CPU.
+        choice: index into `OPERATIONS`, (N,).
+        level: the operation's parameter, (N,).
 
     Returns:
         (N, 3, S, S), uint8.
     """
-    order = choice.argsort(stable=True)
-    choice, level = choice[order], level[order]
-    changed = images.index_select(0, order.to(images.device))
-    for names, kernel in _KERNELS:
-        first, last = NAMES.index(names[0]), NAMES.index(names[-1])
-        start, stop = torch.searchsorted(choice, torch.tensor([first, last + 1])).tolist()
-        if start < stop:
-            part = slice(start, stop)
-            changed[part] = kernel(changed[part], choice[part], level[part])
-    return changed.index_select(0, order.argsort().to(images.device))
-
-
-def _warp(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
-    """Sample each image through its own affine map, bilinear; outside is black."""
-    side = images.shape[-1]
-    theta = warp_matrices(choice, level, side).to(images.device)[:, None, None]
-    places = (torch.arange(side, device=images.device) * 2 + 1) / side - 1  # of pixel centres
-    x, y = places.view(1, 1, side, 1), places.view(1, side, 1, 1)
-    grid = theta[..., 0] * x + theta[..., 1] * y + theta[..., 2]  # (N, S, S, 2)
-    sampled = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
-    return sampled.round_().to(torch.uint8)
-
-
-def warp_matrices(choice: Tensor, level: Tensor, side: int) -> Tensor:
-    """From places in the result to places in the image, both in [-1, 1]: (N, 2, 3).
-
-    Shears hold the upper left corner, rotation the centre; translations are whole pixels.
-    """
-    theta = torch.eye(2, 3).repeat(len(choice), 1, 1)
-    pixels = (level * side).trunc() * 2 / side
-    shear_x, shear_y, shift_x, shift_y, turn = (choice == NAMES.index(name) for name in WARPS)
-    theta[:, 0, 1] += shear_x * level - turn * level.sin()
-    theta[:, 1, 0] += shear_y * level + turn * level.sin()
-    theta[:, 0, 2] += shear_x * level - shift_x * pixels
-    theta[:, 1, 2] += shear_y * level - shift_y * pixels
-    theta[:, 0, 0] += turn * (level.cos() - 1)
-    theta[:, 1, 1] += turn * (level.cos() - 1)
-    return theta
-
-
-def _tables(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
-    """Look each pixel up in the table of its image's operation and its channel."""
-    names = [NAMES[index] for index in choice.tolist()]
-    tables = channel_tables(images, names, level.to(images.device))
-    return tables.gather(2, images.flatten(2).long()).view_as(images)
-
-
-def _colour(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
-    return _blend(grey(images), images, level)
-
-
-def _sharpness(images: Tensor, choice: Tensor, level: Tensor) -> Tensor:
-    """Away from, or towards, a 3x3 blur; the border has no blur and stays as it is."""
-    pixels = images.float()
-    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
-    sums = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # of 3x3
-    centre = pixels[..., 1:-1, 1:-1]
-    blurred = pixels.clone()
-    blurred[..., 1:-1, 1:-1] = ((sums + 4 * centre) / 13).round_()  # the centre weighs 5 of 13
-    return _blend(blurred, images, level)
-
-
-def _blend(start: Tensor, images: Tensor, level: Tensor) -> Tensor:
-    """From `start` at level -1 over the image at 0 and beyond it: (N, 3, S, S), uint8."""
-    factor = 1 + level.to(images.device)[:, None, None, None]
-    return (
-        torch.lerp(start.expand_as(images), images.float(), factor).clamp_(0, 255).to(torch.uint8)
-    )
-
-
-_KERNELS: tuple[tuple[tuple[str, ...], Callable[[Tensor, Tensor, Tensor], Tensor]], ...] = (
-    (WARPS, _warp),
-    (tuple(TABLES), _tables),
-    (("Color",), _colour),
-    (("Sharpness",), _sharpness),
-)
+    order = choice.argsort(kind="stable")
+    levels: Levels = level[order].astype(np.float32)
+    images = images.index_select(0, torch.from_numpy(order).to(images.device))
+    counts = np.bincount(choice, minlength=len(OPERATIONS)).tolist()
+    changed, first, start = [], 0, 0
+    for operations, kernel in _KERNELS:
+        sizes = counts[first : first + operations]
+        part = slice(start, start + sum(sizes))
+        if part.start < part.stop:
+            changed.append(kernel(images[part], sizes, levels[part]))
+        first, start = first + operations, part.stop
+    back = torch.from_numpy(order.argsort()).to(images.device)
+    return torch.cat(changed).index_select(0, back)

@@ -98,10 +98,14 @@ def lr_factor(train: TrainConfig, step: int, total: float, warmup: int) -> float
     Args:
         step: steps taken before this one, from 0.
         total: steps of the whole run; from there on the rate is `min_lr`.
-        warmup: steps that rise linearly; the first takes 1 / warmup of the peak, not zero.
+        warmup: steps that rise linearly; the first takes `warmup_lr`, or without it 1 / warmup of
+            the peak, not zero.
     """
     if step < warmup:
-        return (step + 1) / warmup
+        if train.warmup_lr is None:
+            return (step + 1) / warmup
+        start = train.warmup_lr / peak_lr(train)
+        return start + (1 - start) * step / warmup
     if train.schedule == "constant":
         return 1.0
     floor = min(1.0, train.min_lr / peak_lr(train))
