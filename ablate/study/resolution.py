@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig
+from ablate.errors import StudyError
 from ablate.study.cells import Cell, StudyLike, cells
 from ablate.study.meta import read_meta
 
@@ -42,12 +43,17 @@ def look_up(study: StudyLike, runs: Path) -> Resolved:
     classes: dict[str, int] = {}
     fingerprints: dict[str, str | None] = {}
     record: dict[str, Any] = {}
-    for asked in dict.fromkeys(variant.data for variant in study.raw):
+    for asked, label in _labels(study).items():
         found, info = resolve(asked)
+        if fingerprints.get(found.name, info.fingerprint) != info.fingerprint:
+            raise StudyError(
+                f"data.root: two datasets of the study are named {found.name!r} but have different "
+                f"images; rename a folder (here: {asked.root})"
+            )
         data[asked] = found
         classes[found.name] = info.num_classes
         fingerprints[found.name] = info.fingerprint
-        record[asked.name] = {
+        record[label] = {
             "name": found.name,
             "fingerprint": found.fingerprint,
             "classes": info.num_classes,
@@ -73,8 +79,8 @@ def recorded(study: StudyLike, folder: Path) -> Resolved:
     record = read_meta(folder)
     known: Mapping[str, Any] = record.get("data") or {}
     data: dict[DataConfig, DataConfig] = {}
-    for asked in dict.fromkeys(variant.data for variant in study.raw):
-        if (entry := known.get(asked.name)) is not None:
+    for asked, label in _labels(study).items():
+        if (entry := known.get(label)) is not None:
             update = {"name": entry["name"], "fingerprint": entry["fingerprint"]}
             data[asked] = asked.model_copy(update=update)
     classes = {entry["name"]: entry["classes"] for entry in known.values()}
@@ -89,6 +95,21 @@ def recorded(study: StudyLike, folder: Path) -> Resolved:
         fingerprints=fingerprints,
         record={"data": known, "weights": weights},
     )
+
+
+def _labels(study: StudyLike) -> dict[DataConfig, str]:
+    """What each distinct dataset of a study is recorded as: its name, with its root if it needs it.
+
+    A root is a place on one machine: it counts only where a study reads one name from several.
+    """
+    asked = dict.fromkeys(variant.data for variant in study.raw)
+    roots: dict[str, set[str | None]] = {}
+    for data in asked:
+        roots.setdefault(data.name, set()).add(data.root)
+    return {
+        data: data.name if len(roots[data.name]) == 1 else f"{data.name} {data.root}"
+        for data in asked
+    }
 
 
 def prepare_images(trials: Iterable[TrialConfig]) -> None:
