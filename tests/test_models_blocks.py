@@ -85,7 +85,7 @@ def test_copies_pickles_and_state_dicts_are_the_same_network(family: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["C", "T", "V", "R"])
+@pytest.mark.parametrize("family", ["T"])  # half a minute each; parallel groups have their own
 def test_torch_compile_gives_the_same_answer(family: str) -> None:
     model = build(FAMILIES[family]).eval()
     compiled = torch.compile(model)
