@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig, TrialResult
+from ablate.study.owner import STALE_SECONDS
 from ablate.study.tuning import Tuning
 
 
@@ -141,6 +143,18 @@ def dies_once(trial: TrialConfig, folder: Path, **keywords: Any) -> TrialResult:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return instant(trial, folder, **keywords)
+
+
+def dies_far_away(trial: TrialConfig, folder: Path, **keywords: Any) -> TrialResult:
+    """Dies like a process of a lost node: another host's owner file stays, beating until now."""
+    with open(folder.parent / ".tries", "a") as log:
+        log.write(f"{trial.key}\n")
+    owner = json.loads((folder / "owner").read_text())
+    (folder / "owner").write_text(json.dumps(owner | {"host": "far", "place": "far away"}))
+    almost_stale = time.time() - STALE_SECONDS + 1.0
+    os.utime(folder / "owner", (almost_stale, almost_stale))
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("dead processes tell nothing")
 
 
 def epochs_of_a_tenth(

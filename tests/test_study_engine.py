@@ -20,6 +20,7 @@ from study_fakes import (
     FakeStudy,
     Recorder,
     dies,
+    dies_far_away,
     dies_once,
     epochs_of_a_tenth,
     fake_study,
@@ -128,6 +129,20 @@ def test_a_failure_stays_until_it_is_retried(settings: Settings) -> None:
 def test_a_kind_that_does_not_exist_is_told(settings: Settings) -> None:
     with pytest.raises(ConfigError, match=r"unknown kind of failure 'oom'.*choose from diverged"):
         retry(fake_study(), settings, kind="oom")
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_lost_with_its_node_is_tried_again_only_as_often_as_allowed(
+    settings: Settings,
+) -> None:
+    """The heartbeat of a lost node is waited for; it gives no try more than `retries`."""
+    sink = Recorder()
+    summary = run(fake_study(1, 1), local(settings, fit=dies_far_away, retries=1), sink=sink)
+    assert len((settings.runs / ".tries").read_text().splitlines()) == 2
+    assert [failure["kind"] for failure in summary.failed] == ["killed"]
+    kinds = "plan start retry waiting start waiting failed end"
+    assert sink.kinds() == kinds.split()
+    assert "may still run; waiting until its heartbeat stops" in sink.events[3].message
 
 
 def test_a_dead_worker_costs_one_retry(settings: Settings) -> None:

@@ -59,6 +59,7 @@ class Driver:
         self.active: dict[Future[Outcome], str] = {}
         self.others: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
+        self.given_up: dict[str, Failure] = {}
         self.stopping = False
         self.interrupted = False
         self.lease: Lease | None = None
@@ -167,7 +168,10 @@ class Driver:
     def _leave_to(self, key: str, owner: str) -> None:
         self.others[key] = owner
         label = self.books.cells[key].label
-        self._tell("waiting", key, f"{label}: trained by {owner}; waiting for its result")
+        why = f"trained by {owner}; waiting for its result"
+        if key in self.attempts:
+            why = f"its last process ({owner}) may still run; waiting until its heartbeat stops"
+        self._tell("waiting", key, f"{label}: {why}")
 
     def _make_ready(self, key: str) -> bool:
         """Put aside what must not count any more: an old folder, or an old failure."""
@@ -258,7 +262,8 @@ class Driver:
             folder.path.mkdir(parents=True, exist_ok=True)
             with Ownership(folder.path):
                 folder.write_failure(failure)
-        except Owned as owned:
+        except Owned as owned:  # alive, or a node's that was lost: until its heartbeat stops
+            self.given_up[key] = failure
             self._leave_to(key, str(owned.owner or "an unknown process"))
             return
         except OSError as error:
@@ -274,15 +279,17 @@ class Driver:
             folder = self.books.folder(key)
             held = alive(folder.owner)  # asked first: a verdict is written before the owner goes
             result, failure = verdict(folder)
+            if result is None and held:
+                continue
+            del self.others[key]
             if result is not None:
                 self._finish(key, Outcome(key=key, status="done", result=result))
-            elif held:
-                continue
             elif failure is not None:
                 self._fail(key, failure)
+            elif key in self.given_up:
+                self._give_up(key, self.given_up.pop(key))
             else:
                 self.todo.append(key)
-            del self.others[key]
 
     # Stopping.
 
