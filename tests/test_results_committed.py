@@ -20,6 +20,7 @@ from ablate.report.publish import drift
 from ablate.study.audit import check_results
 from ablate.study.spec import Study, load_study
 from ablate.study.store import load_curves, load_predictions, load_results
+from ablate.study.tuning_rows import load_tuning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -47,7 +48,10 @@ def committed(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def drifted(folder: Path) -> list[str]:
     """What in a folder does not follow from its rows."""
-    return drift(study_of(folder), *committed(folder), folder)
+    study = study_of(folder)
+    where = {"results": folder.parent, "runs": folder / "no-runs"}
+    tuning = load_tuning(study, **where) if study.tune else None
+    return drift(study, *committed(folder), folder, tuning)
 
 
 def test_there_are_results() -> None:
@@ -227,3 +231,19 @@ def test_a_changed_digit_of_a_quotation_is_seen(pattern: str) -> None:
     assert number is not None
     changed = text[: number.end(1) - 1] + str(9 - int(number[1][-1])) + text[number.end(1) :]
     assert len(misquoted(changed)) == 1
+
+
+def told_costs() -> dict[str, tuple[int, float]]:
+    """Trials and hours of every folder, as docs/results.md tells them."""
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `([\w.-]+)` \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    return {name: (int(trials), float(hours)) for name, trials, hours in lines}
+
+
+def test_what_the_results_cost_is_told_for_every_folder() -> None:
+    spent = {}
+    for folder in FOLDERS:
+        rows = committed(folder)[0]
+        done = rows[rows["status"] == "done"]
+        spent[folder.name] = (len(done), round(float(done["seconds"].sum()) / 3600, 2))
+    assert told_costs() == spent
