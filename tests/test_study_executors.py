@@ -104,6 +104,16 @@ def pid_after(seconds: float) -> int:
     return os.getpid()
 
 
+def pid_after_meeting(folder: Path, count: int) -> int:
+    """This process, once `count` calls are in the folder at once, or nobody came for 20 s."""
+    folder.mkdir(exist_ok=True)
+    (folder / str(os.getpid())).touch()
+    give_up = time.monotonic() + 20.0
+    while len(list(folder.iterdir())) < count and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return os.getpid()
+
+
 def kill_itself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -152,18 +162,21 @@ def test_it_gives_every_trial_threads(executor: TrialExecutor) -> None:
     assert (executor.place(Order()).threads or 0) >= 1
 
 
-def test_calls_run_in_other_processes(distant: TrialExecutor) -> None:
-    futures = [distant.submit(pid_after, 0.5) for _ in range(2)]
+def test_calls_run_in_other_processes(distant: TrialExecutor, tmp_path: Path) -> None:
+    futures = [distant.submit(pid_after_meeting, tmp_path, 2) for _ in range(2)]
     pids = {future.result(timeout=60) for future in futures}
     assert len(pids) == 2
     assert os.getpid() not in pids
 
 
 def test_calls_run_at_once_in_as_many_processes_as_there_are_slots(
-    persistent: TrialExecutor,
+    persistent: TrialExecutor, tmp_path: Path
 ) -> None:
-    futures = [persistent.submit(pid_after, 0.5) for _ in range(2 * persistent.slots)]
-    assert len({future.result(timeout=60) for future in futures}) == persistent.slots
+    rooms, slots = (tmp_path / "first", tmp_path / "second"), persistent.slots
+    futures = [
+        persistent.submit(pid_after_meeting, room, slots) for room in rooms for _ in range(slots)
+    ]
+    assert len({future.result(timeout=60) for future in futures}) == slots
 
 
 def test_a_process_serves_many_calls(persistent: TrialExecutor) -> None:
@@ -172,12 +185,12 @@ def test_a_process_serves_many_calls(persistent: TrialExecutor) -> None:
     assert len(first) <= persistent.slots
 
 
-def test_a_dead_process_costs_its_own_call_only(distant: TrialExecutor) -> None:
+def test_a_dead_process_costs_its_own_call_only(distant: TrialExecutor, tmp_path: Path) -> None:
     beside = distant.submit(pid_after, 1.0)
     with pytest.raises(WorkerDied, match="worker process"):
         distant.submit(kill_itself).result(timeout=60)
     assert isinstance(beside.result(timeout=60), int)
-    futures = [distant.submit(pid_after, 0.3) for _ in range(2)]
+    futures = [distant.submit(pid_after_meeting, tmp_path, 2) for _ in range(2)]
     assert len({future.result(timeout=60) for future in futures}) == 2
 
 
