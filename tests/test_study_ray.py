@@ -175,6 +175,33 @@ def test_trials_share_gpus(two_nodes: Any) -> None:
         assert sorted(str(f.result(timeout=120)) for f in futures) == ["0", "0", "1", "1"]
 
 
+def plugin_value() -> int:
+    return int(sys.modules["a_ray_plugin"].VALUE)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_plugins_are_imported_on_every_node(two_nodes: Any, tmp_path: Path) -> None:
+    plugin = tmp_path / "a_ray_plugin.py"
+    plugin.write_text("VALUE = 7\n")
+    options = {"address": two_nodes.address, "gpus": 0}
+    with create_executor("ray", Resources(plugins=(str(plugin),), options=options)) as executor:
+        assert executor.submit(plugin_value).result(timeout=60) == 7
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_plugin_that_a_node_cannot_import_is_told(two_nodes: Any, tmp_path: Path) -> None:
+    plugin = tmp_path / "a_local_plugin.py"
+    plugin.write_text(f"import os\nassert os.getpid() == {os.getpid()}, 'only at home'\n")
+    options = {"address": two_nodes.address, "gpus": 0}
+    with (
+        create_executor("ray", Resources(plugins=(str(plugin),), options=options)) as executor,
+        pytest.raises(ConfigError, match=r"node .* cannot train: plugin .*a_local_plugin.*at home"),
+    ):
+        executor.place(Order())
+
+
 @needs_ray
 @pytest.mark.slow
 def test_trials_without_a_gpu_see_none(two_nodes: Any) -> None:

@@ -220,8 +220,8 @@ def _gpus(options: RayOptions, resources: Resources, nodes: list[Node]) -> float
 def _listed(has: Amounts) -> str:
     """Amounts for a message, without Ray's own bookkeeping."""
     own = ("memory", "object_store_memory")
-    shown = {name: much for name, much in has.items() if name not in own and ":" not in name}
-    return ", ".join(f"{much:g} {name}" for name, much in shown.items()) or "nothing"
+    shown = sorted(name for name in has if name not in own and ":" not in name)
+    return ", ".join(f"{has[name]:g} {name}" for name in shown) or "nothing"
 
 
 def _cause(error: BaseException) -> BaseException:
