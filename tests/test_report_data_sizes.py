@@ -10,6 +10,7 @@ from ablate.papers import load_paper_table
 from ablate.report.claims import judge_claims
 from ablate.report.evidence import DATA_SIZE, gather
 from ablate.report.publish import evidence_table
+from ablate.study.power import minimum_detectable_effect
 from ablate.study.spec import Study
 
 SIZES = {0.1: 100, 1.0: 1000}
@@ -47,6 +48,11 @@ def test_the_correction_counts_the_comparisons_at_one_data_size() -> None:
     both = gather(study, rows).differences["ViT_rel train_fraction=0.1"]
     one = gather(study, rows.assign(status=rows["status"].where(alone, "missing")))
     assert one.differences["ViT_rel train_fraction=0.1"] == both
+
+    evidence = gather(study, rows)
+    assert evidence.deviation is not None
+    expected = minimum_detectable_effect(evidence.deviation[0], 3, comparisons=4)
+    assert evidence.detectable("ViT_rel train_fraction=0.1") == pytest.approx(expected)
 
 
 def test_without_another_factor_the_data_sizes_are_what_is_compared() -> None:
