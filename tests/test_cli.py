@@ -13,6 +13,7 @@ import pytest
 
 from ablate.cli import main
 from ablate.cli.app import _VERBS
+from ablate.report import PLOT_KINDS
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -71,6 +72,11 @@ def test_the_help_of_a_verb_teaches_by_example(call: Call, verb: str) -> None:
     code, out, _ = call(verb, "--help")
     assert code == 0
     assert f"ablate {verb}" in out.split("Examples:")[1]
+
+
+def test_the_help_of_plot_lists_every_kind(call: Call) -> None:
+    _, out, _ = call("plot", "--help")
+    assert all(f"  {kind} " in out for kind in PLOT_KINDS)
 
 
 def test_an_unknown_verb_names_the_nearest(call: Call) -> None:

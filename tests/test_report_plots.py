@@ -20,7 +20,11 @@ from ablate.report.plots import draw, showable
 LAYOUT = (80.0, 79.0, 78.0, 76.0, 70.0)
 
 
-@pytest.mark.parametrize("kind", sorted(PLOT_KINDS))
+OF_FACTORS_AND_COSTS = {"importances", "pareto", "sensitivity"}
+"""Their examples are in test_report_choice_plots.py."""
+
+
+@pytest.mark.parametrize("kind", sorted(PLOT_KINDS.keys() - OF_FACTORS_AND_COSTS))
 def test_every_kind_is_drawn(kind: str, tmp_path: Path) -> None:
     overrides = ["factors.data.train_fraction=[0.1, 1.0]"] if kind == "data_scaling" else []
     study, rows = example("layout", LAYOUT * (2 if overrides else 1), overrides=overrides)

@@ -50,6 +50,15 @@ def study_arguments(command: Command) -> Command:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 
 
+def tuning_of(study: Any, **where: Path) -> Any:
+    """The tuning trials of a study, or None where it tunes nothing."""
+    if study.tune is None:
+        return None
+    from ablate.study.tuning_rows import load_tuning
+
+    return load_tuning(study, **where)
+
+
 def print_json(facts: object) -> None:
     """Facts as indented JSON on stdout."""
     click.echo(json.dumps(facts, indent=2, default=str))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ablate.cli.common import example, folders, study_arguments
+from ablate.cli.common import example, folders, study_arguments, tuning_of
 
 
 @click.command(
@@ -45,14 +46,20 @@ def dashboard_command(
     `pip install 'ablate-vision[dashboard]'`.
     """
     from ablate.report.dashboard import Dashboard
+    from ablate.study.mirror import with_tuning
     from ablate.study.spec import load_study
     from ablate.study.store import load_curves, load_results
 
     loaded = load_study(study, profile, overrides)
     where = {"results": results, "runs": runs}
+
+    def load() -> tuple[Any, Any]:
+        rows = with_tuning(load_results(loaded, **where), tuning_of(loaded, **where))
+        return rows, load_curves(loaded, **where)
+
     shown = Dashboard(
         loaded,
-        lambda: (load_results(loaded, **where), load_curves(loaded, **where)),
+        load,
         host=host,
         port=port,
         objectives=objectives,

@@ -16,6 +16,7 @@ from ablate.cli.common import (
     print_json,
     print_table,
     study_arguments,
+    tuning_of,
 )
 
 
@@ -84,7 +85,7 @@ def _check(study: Any, *, results: Path, runs: Path, as_json: bool) -> None:
         rows, curves = load_results(study, **committed), load_curves(study, **committed)
         found = [
             Contradiction(kind="derived", key=None, message=line)
-            for line in drift(study, rows, curves, folder)
+            for line in drift(study, rows, curves, folder, tuning_of(study, **committed))
         ]
     if as_json:
         print_json({"contradictions": [dataclasses.asdict(one) for one in found]})
@@ -168,12 +169,13 @@ def _paper_table(name: str, results: Path) -> Any:
     epilog=example(
         "ablate plot layout --kind generalization_capacity -o layout.pdf",
         "ablate plot position_encoding --kind curves",
+        "ablate plot position_encoding --kind importances",
     ),
 )
 @study_arguments
 @folders
 @click.option("--kind", "-k", default="generalization_capacity", show_default=True,
-              help="Which figure; an unknown name lists them.")  # fmt: skip
+              help="Which figure, of those above.")  # fmt: skip
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path),
               help="A pdf, svg or png file (default: the study's results folder).")  # fmt: skip
 def plot_command(
@@ -185,13 +187,27 @@ def plot_command(
     kind: str,
     output: Path | None,
 ) -> None:
-    """Draw one figure of STUDY."""
+    """Draw one figure of STUDY.
+
+    \b
+    generalization_capacity  eval against train, and the gap against params and MACs
+    curves                   accuracy and loss by epoch, with every seed
+    effects                  what each level does, main effects and interactions
+    accuracy_params          accuracy against parameters, beside the paper's points
+    accuracy_macs            accuracy against multiply-adds, beside the paper's points
+    pareto                   what no other variant beats in accuracy and cost, named
+    importances              how much of the differences each factor explains (fANOVA)
+    sensitivity              validation accuracy against each tuned setting
+    data_scaling             accuracy and gap against the number of training images
+    failures                 how many trials finished or failed
+    """
     from ablate.report import plot
 
-    loaded, rows, curves = _load(study, profile, overrides, results=results, runs=runs)
+    where = {"results": results, "runs": runs}
+    loaded, rows, curves = _load(study, profile, overrides, **where)
     kind = kind.replace("-", "_")
     path = output or results / loaded.full_name / f"{kind}.png"
-    click.echo(plot(kind, loaded, rows, curves, path))
+    click.echo(plot(kind, loaded, rows, curves, path, tuning_of(loaded, **where)))
 
 
 @click.command(
@@ -214,11 +230,19 @@ def report_command(
     from ablate.report.predictions import correct_of
     from ablate.study.plan import study_confounds
 
-    loaded, rows, curves = _load(study, profile, overrides, results=results, runs=runs)
+    where = {"results": results, "runs": runs}
+    loaded, rows, curves = _load(study, profile, overrides, **where)
     path = output or results / loaded.full_name / "report.html"
-    correct = correct_of(rows, results=results, runs=runs)
-    confounds = study_confounds(loaded)
-    click.echo(write_page(loaded, rows, curves, path, correct=correct, confounds=confounds))
+    page = write_page(
+        loaded,
+        rows,
+        curves,
+        path,
+        correct=correct_of(rows, **where),
+        confounds=study_confounds(loaded),
+        tuning=tuning_of(loaded, **where),
+    )
+    click.echo(page)
 
 
 @click.command("compare", epilog=example("ablate compare position_encoding co_scale -o both.html"))

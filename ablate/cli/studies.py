@@ -18,6 +18,7 @@ from ablate.cli.common import (
     print_json,
     print_table,
     study_arguments,
+    tuning_of,
 )
 
 
@@ -40,7 +41,7 @@ def _execution(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--address", metavar="HOST:PORT",
                      help="Of a Ray cluster (default: a Ray of its own on this machine)."),
         click.option("--executor", "-e", default="local", show_default=True,
-                     help="serial (this process), local (worker processes) or ray."),
+                     help="serial (this process), local (worker processes), slurm or ray."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -144,7 +145,8 @@ def _train(study: Any, settings: Any, train: Callable[..., Any], *, as_json: boo
     rows = load_results(study, **where)
     files: list[Path] = []
     if summary.changed or not (summary.folder / "table.md").exists():
-        files = publish(study, rows, load_curves(study, **where), summary.folder)
+        curves, tuning = load_curves(study, **where), tuning_of(study, **where)
+        files = publish(study, rows, curves, summary.folder, tuning)
     if as_json:
         facts = {**dataclasses.asdict(summary), "files": files}
         print_json({**facts, "table": evidence_table(study, rows).to_json()})

@@ -6,7 +6,7 @@ Beside what was measured stand the paper's reported points (CoaT Figure 1, CoAtN
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 
 _OTHERS = "#999999"
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+COSTS = {"params": "Parameters", "macs": "Multiply-adds"}
+"""Titles of what a network costs, by column of the rows."""
 
 
 def accuracy_params(study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Test top-1 against parameters, with the Pareto front; beside it the paper's points."""
-    return _accuracy_cost(study, rows, "params", "params", "Parameters")
+    return _accuracy_cost(study, rows, "params", "params")
 
 
 def accuracy_macs(study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Test top-1 against multiply-adds, with the Pareto front; beside it the paper's points."""
-    return _accuracy_cost(study, rows, "macs", "flops", "Multiply-adds")
+    return _accuracy_cost(study, rows, "macs", "flops")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -54,8 +56,8 @@ def _accuracy_cost(
     rows: pd.DataFrame,
     column: str,
     kind: Literal["params", "flops"],
-    title: str,
 ) -> Figure:
+    title = COSTS[column]
     reported = reported_scaling(study.paper, kind) if study.paper else None
     figure, axes = style.new_figure(
         1, 2 if reported else 1, width=style.FULL if reported else 4.2, height=3.4
@@ -69,10 +71,15 @@ def _accuracy_cost(
     return figure
 
 
+def unit_of(costs: Iterable[float]) -> tuple[float, str]:
+    """The unit that the largest of these costs is told in: (1e6, "M")."""
+    largest = max(costs, default=1.0)
+    return next(((size, unit) for size, unit in _UNITS if largest >= size), (1.0, ""))
+
+
 def _measured(axes: Axes, study: Study, rows: pd.DataFrame, column: str, title: str) -> None:
     found = [group for group in groups(study, rows) if group.runs[column].notna().any()]
-    largest = max((float(group.runs[column].max()) for group in found), default=1.0)
-    size, unit = next(((s, u) for s, u in _UNITS if largest >= s), (1.0, ""))
+    size, unit = unit_of([float(group.runs[column].max()) for group in found])
     means = []
     for group in found:
         known = group.runs.dropna(subset=[column])
@@ -100,7 +107,8 @@ def _reported(axes: Axes, reported: Scaling, title: str) -> None:
         edgecolors=style.colour(1),
         zorder=4,
     )
-    _name_beside(axes, [(point.name, point.cost / size, point.top1) for point in own])
+    named = [(point.name, point.cost / size, point.top1) for point in own]
+    name_beside(axes, named, style.colour(1))
     _front(axes, [(point.cost / size, point.top1) for point in reported.points])
     axes.set_xscale("log")
     style.plain_log(axes.xaxis)
@@ -111,7 +119,7 @@ def _reported(axes: Axes, reported: Scaling, title: str) -> None:
     )
 
 
-def _name_beside(axes: Axes, points: list[tuple[str, float, float]]) -> None:
+def name_beside(axes: Axes, points: list[tuple[str, float, float]], colour: str) -> None:
     """Names in a column on the right, each with a line to its point, so that none overlap."""
     named = sorted(points, key=lambda point: point[2])
     step = min(0.075, 0.96 / max(1, len(named) - 1))
@@ -124,10 +132,10 @@ def _name_beside(axes: Axes, points: list[tuple[str, float, float]]) -> None:
             textcoords="axes fraction",
             va="center",
             fontsize=6,
-            color=style.colour(1),
+            color=colour,
             arrowprops={
                 "arrowstyle": "-",
-                "color": style.colour(1),
+                "color": colour,
                 "lw": 0.35,
                 "alpha": 0.7,
                 "relpos": (0, 0.5),

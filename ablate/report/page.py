@@ -27,7 +27,7 @@ from ablate.report.background import (
 from ablate.report.evidence import gather
 from ablate.report.paired import Correct
 from ablate.report.paired_tables import paired_table
-from ablate.report.plots import PLOT_KINDS, draw, showable
+from ablate.report.plots import caption, draw, showable
 from ablate.report.study_tables import comparison_table, study_table
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def write_page(
     *,
     correct: Callable[[str], Correct] | None = None,
     confounds: Mapping[str, Sequence[str]] | None = None,
+    tuning: pd.DataFrame | None = None,
 ) -> Path:
     """Write the whole evidence of a study as one HTML page.
 
@@ -60,11 +61,12 @@ def write_page(
             comparison image by image.
         confounds: sentences by the variant's name, from the pre-flight check (default: what the
             rows and the networks' descriptions tell).
+        tuning: one row a tuning trial, where the study tunes settings.
 
     Returns:
         The path written.
     """
-    part = _part(study, rows, curves, correct, confounds)
+    part = _part(study, rows, curves, correct, confounds, tuning)
     return _write(f"{study.full_name}: {part['question']}", [part], Path(path))
 
 
@@ -103,6 +105,7 @@ def _part(
     curves: pd.DataFrame,
     correct: Callable[[str], Correct] | None,
     confounds: Mapping[str, Sequence[str]] | None,
+    tuning: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """What the template shows of one study."""
     from markupsafe import Markup
@@ -118,8 +121,8 @@ def _part(
         "table": Markup(replace(table, statements=()).render("html")),
         "paired": Markup(paired.render("html")) if paired and paired.rows else "",
         "figures": [
-            {"title": _title(kind), "data": _embedded(draw(kind, study, rows, curves))}
-            for kind in showable(rows, curves)
+            {"title": caption(kind), "data": _embedded(draw(kind, study, rows, curves, tuning))}
+            for kind in showable(rows, curves, tuning)
         ],
         "design": background(study),
         "variants": Markup(variants_table(study).render("html")),
@@ -141,11 +144,6 @@ def verdicts(study: Study, rows: pd.DataFrame) -> list[str]:
         for variant in study.variants
         if variant.name in evidence.differences and len(evidence.samples[variant.name])
     ]
-
-
-def _title(kind: str) -> str:
-    """What a figure shows: the first line of its docstring."""
-    return (PLOT_KINDS[kind].__doc__ or kind).strip().splitlines()[0]
 
 
 def _embedded(figure: Figure) -> str:

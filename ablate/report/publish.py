@@ -27,7 +27,13 @@ def evidence_table(study: Study, rows: pd.DataFrame) -> Table:
     return study_table(study, rows, load_paper_table(study.paper) if study.paper else None)
 
 
-def publish(study: Study, rows: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> list[Path]:
+def publish(
+    study: Study,
+    rows: pd.DataFrame,
+    curves: pd.DataFrame,
+    folder: Path,
+    tuning: pd.DataFrame | None = None,
+) -> list[Path]:
     """Write the study's table (Markdown, LaTeX) and every figure that its rows can show.
 
     Beside each figure stand the numbers that it shows, as JSON: `drift` compares them.
@@ -36,6 +42,7 @@ def publish(study: Study, rows: pd.DataFrame, curves: pd.DataFrame, folder: Path
         rows: one row a trial; those of failed and missing trials are counted in the table.
         curves: one row an epoch of a trial.
         folder: where the files go; made where it is missing.
+        tuning: one row a tuning trial, where the study tunes settings.
 
     Returns:
         The files, in the order written.
@@ -45,8 +52,8 @@ def publish(study: Study, rows: pd.DataFrame, curves: pd.DataFrame, folder: Path
     for name, text in _tables(study, rows).items():
         (folder / name).write_text(text, encoding="utf-8")
         written.append(folder / name)
-    for kind in showable(rows, curves):
-        figure = draw(kind, study, rows, curves)
+    for kind in showable(rows, curves, tuning):
+        figure = draw(kind, study, rows, curves, tuning)
         numbers = folder / f"{kind}.json"
         numbers.write_text(to_text(figure_data(figure)), encoding="utf-8")
         written += [style.save(figure, folder / f"{kind}.png"), numbers]
@@ -61,16 +68,22 @@ def _tables(study: Study, rows: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def drift(study: Study, rows: pd.DataFrame, curves: pd.DataFrame, folder: Path) -> list[str]:
+def drift(
+    study: Study,
+    rows: pd.DataFrame,
+    curves: pd.DataFrame,
+    folder: Path,
+    tuning: pd.DataFrame | None = None,
+) -> list[str]:
     """What in the files that `publish` wrote does not follow from these rows, a line each.
 
     Args:
-        rows, curves: the committed ones of `folder`.
+        rows, curves, tuning: the committed ones of `folder`.
     """
     told = [_text_drift(folder / name, text) for name, text in _tables(study, rows).items()]
-    kinds = showable(rows, curves)
+    kinds = showable(rows, curves, tuning)
     for kind in kinds:
-        numbers = figure_data(draw(kind, study, rows, curves))
+        numbers = figure_data(draw(kind, study, rows, curves, tuning))
         told.append(_figure_drift(folder / f"{kind}.json", numbers))
     left = {path.stem for path in folder.glob("*.png")} - set(kinds)
     told += [f"{folder / name}.png: the rows give no such figure" for name in sorted(left)]

@@ -51,6 +51,13 @@ def accuracy_column(rows: pd.DataFrame) -> str:
     return "top1" if done.empty or done.isna().any() else "val_top1"
 
 
+def with_tuning(rows: pd.DataFrame, tuning: pd.DataFrame | None) -> pd.DataFrame:
+    """The rows with those of a study's tuning trials before them, as far as these are told."""
+    if tuning is None:
+        return rows
+    return pd.concat([tuning.assign(role="tune"), rows], ignore_index=True)
+
+
 class Mirror:
     """An Optuna study that follows the rows of a study.
 
@@ -179,7 +186,7 @@ def _new_study(
 ) -> OptunaStudy:
     import optuna
 
-    with _quiet_optuna():
+    with quiet_optuna():
         if storage is not None:
             with suppress(KeyError):  # there is none yet
                 optuna.delete_study(study_name=study.full_name, storage=storage)
@@ -195,7 +202,7 @@ def _new_study(
 
 
 @contextmanager
-def _quiet_optuna() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Optuna announces each new study on stderr, and warns of names for objectives; not inside."""
     import optuna
 
