@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from report_examples import curves_of, example, fail
 
 from ablate.errors import AblateError, ResultsError
-from ablate.study.mirror import Mirror, accuracy_column, mirror, search_space
+from ablate.study.mirror import Mirror, accuracy_column, mirror, search_space, with_tuning
 
 
 def test_a_trial_has_the_levels_the_value_the_epochs_and_the_row() -> None:
@@ -134,3 +134,30 @@ def test_mistakes_are_told() -> None:
         mirror(study, rows, curves_of(rows), objectives=("macs", "macs"))
     with pytest.raises(ResultsError, match="position_encoding has no finished trial to show"):
         mirror(study, rows.assign(status="missing"), curves_of(rows))
+
+
+def tuning_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tuning trials in the shape of `load_tuning`: one for each row, with another seed."""
+    told = rows[["variant_name", "variant", "seed", "status", "val_top1"]]
+    return told.assign(
+        seed=told["seed"] + 1000, key="t" + rows["key"], settings=[{"train.lr": 0.01}] * len(rows)
+    )
+
+
+def test_tuning_trials_come_first_with_the_costs_of_their_networks() -> None:
+    study, rows = example()
+    finals = rows.assign(role="final", settings=[{"train.lr": 0.01}] * len(rows))
+    both = with_tuning(finals, tuning_of(rows))
+    found = mirror(study, both, curves_of(rows), objectives=("val_top1", "macs"))
+    assert [t.user_attrs["role"] for t in found.trials] == ["tune"] * 12 + ["final"] * 12
+    assert all(trial.state == TrialState.COMPLETE for trial in found.trials)
+    assert found.trials[0].params["train.lr"] == 0.01
+    assert found.trials[0].values[1] == 2_000_000
+    assert with_tuning(rows, None) is rows
+
+
+def test_a_finished_trial_that_lacks_an_objective_is_not_shown_as_failed() -> None:
+    study, rows = example()
+    both = with_tuning(rows, tuning_of(rows))
+    found = mirror(study, both, curves_of(rows), objectives=("top1",))
+    assert len(found.trials) == 12  # the test split was not read in the tuning

@@ -41,6 +41,9 @@ _TOLD = (
 )  # fmt: skip
 """Columns that stand beside a trial as its user attributes."""
 
+_NETWORK = ("arch", "params", "macs")
+"""What a row says of the network alone."""
+
 _DECADE = 10
 """A positive numeric factor that spans this ratio or more is shown on a logarithmic scale."""
 
@@ -52,10 +55,15 @@ def accuracy_column(rows: pd.DataFrame) -> str:
 
 
 def with_tuning(rows: pd.DataFrame, tuning: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows with those of a study's tuning trials before them, as far as these are told."""
+    """The rows with those of a study's tuning trials before them, as far as these are told.
+
+    Their networks are those of the variant, whatever the recipe; the test split was not read.
+    """
     if tuning is None:
         return rows
-    return pd.concat([tuning.assign(role="tune"), rows], ignore_index=True)
+    known = rows[rows["status"] == "done"].drop_duplicates("variant_name").set_index("variant_name")
+    network = {name: tuning["variant_name"].map(known[name]) for name in _NETWORK}
+    return pd.concat([tuning.assign(role="tune", **network), rows], ignore_index=True)
 
 
 class Mirror:
@@ -92,8 +100,8 @@ class Mirror:
 
     def update(self, rows: pd.DataFrame, curves: pd.DataFrame) -> int:
         """Add the trials that have finished or failed since the last call; returns how many."""
-        ended = rows[rows["status"] != "missing"]
-        new = [row for row in ended.to_dict("records") if _place(row) not in self._seen]
+        ended = rows[rows["status"] != "missing"].to_dict("records")
+        new = [row for row in ended if _place(row) not in self._seen and self._is_known(row)]
         new.sort(key=self._order)
         known = curves[curves["key"].isin({row["key"] for row in new})]
         epochs = dict(iter(known.groupby(["key", "variant_name"])))
@@ -103,10 +111,15 @@ class Mirror:
             self._seen.add(_place(row))
         return len(new)
 
-    def _order(self, row: Entry) -> tuple[float, int, int]:
-        """As trained: by a search's number, else all variants with one seed, then the next."""
+    def _is_known(self, row: Entry) -> bool:
+        """Whether a finished trial has all objectives: tuning trials have no test accuracy."""
+        values = [_number(row.get(name)) for name in self.objectives]
+        return row["status"] != "done" or None not in values
+
+    def _order(self, row: Entry) -> tuple[float, bool, int, int]:
+        """As trained: by a search's number, tuning first, all variants with a seed, the next."""
         place = self._places.get(row["variant_name"], len(self._places))
-        return _number(row.get("number")) or 0.0, row["seed"], place
+        return _number(row.get("number")) or 0.0, row.get("role") != "tune", row["seed"], place
 
 
 def mirror(
@@ -225,14 +238,12 @@ def _trial(
     """A row as Optuna keeps a finished trial; its time of day is that of the mirror."""
     from optuna.trial import TrialState, create_trial
 
-    values = [value for name in objectives if (value := _number(row.get(name))) is not None]
+    values = [_number(row.get(name)) for name in objectives]
     state = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(row["status"])
-    if state == TrialState.COMPLETE and len(values) < len(objectives):
-        state = None
     parameters = _parameters(row)
     made = create_trial(
         state=state or TrialState.FAIL,
-        values=values if state == TrialState.COMPLETE else None,
+        values=[v for v in values if v is not None] if state == TrialState.COMPLETE else None,
         params={name: _parameter(space[name], level) for name, level in parameters.items()},
         distributions={name: space[name] for name in parameters},
         user_attrs=dict(_attributes(row)),
