@@ -44,19 +44,19 @@ def node(**has: float) -> Node:
 @pytest.mark.parametrize(
     ("need", "fits"),
     [
-        ({"CPU": 1}, 12),
-        ({"CPU": 3}, 3),
+        ({"CPU": 1}, 20),
+        ({"CPU": 3}, 6),
         ({"CPU": 1, "GPU": 1}, 4),
         ({"CPU": 1, "GPU": 0.5}, 8),
         ({"CPU": 1, "GPU": 0.4}, 8),
-        ({"CPU": 1, "GPU": 0.3333}, 8),
+        ({"CPU": 1, "GPU": 0.3333}, 12),
         ({"CPU": 1, "GPU": 3}, 1),
         ({"CPU": 1, "a100": 1}, 1),
         ({"CPU": 100}, 0),
     ],
 )
 def test_the_nodes_of_a_cluster_hold_so_many_trials(need: dict[str, float], fits: int) -> None:
-    assert room([node(CPU=8, GPU=4, a100=1), node(CPU=4)], need) == fits
+    assert room([node(CPU=16, GPU=4, a100=1), node(CPU=4)], need) == fits
 
 
 GPU_NODES = [node(CPU=32, GPU=4), node(CPU=16, GPU=4), node(CPU=8)]
