@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := studies/position_encoding.yaml
 
-.PHONY: demo test test-fast test-ray lint clean
+.PHONY: demo test test-fast test-ray test-slurm lint clean
 
 # The environment: made once, and again when the dependencies change.
 $(VENV)/ready: pyproject.toml
@@ -29,6 +29,11 @@ test-fast: $(VENV)/ready  ## the tests that answer in seconds
 test-ray: $(VENV)/ready  ## trials on Ray: two nodes on this machine, one is killed midway
 	$(BIN)/python -m pip install --quiet --editable '.[ray]'
 	$(BIN)/python -m pytest -v -s -k ray tests/test_study_ray.py tests/test_study_executors.py
+
+test-slurm: $(VENV)/ready  ## trials on Slurm: two nodes on this machine, as root; jobs are cancelled
+	PYTHON=$(abspath $(BIN))/python tests/slurm/cluster.sh test -v \
+		-k "slurm or submitit" \
+		tests/test_study_slurm.py tests/test_study_executors.py tests/test_slurm_cluster.py
 
 lint: $(VENV)/ready  ## format, then check style and types
 	$(BIN)/ruff format .

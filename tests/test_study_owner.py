@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -158,3 +159,75 @@ def test_of_many_processes_one_gets_the_trial(folder: Path, tmp_path: Path, stal
     for process in processes:
         process.join()
     assert len(Path(won).read_text().splitlines()) == 1
+
+
+# Network file systems.
+
+
+def test_a_link_whose_answer_got_lost_is_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client repeats the call, and the server then says that the name exists."""
+    link = os.link
+
+    def answer_lost(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError(target)
+
+    monkeypatch.setattr(os, "link", answer_lost)
+    with Ownership(folder) as held:
+        assert read_owner(folder / "owner") == held.owner
+        assert held.taken_over is None
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def server_ahead(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A file server whose clock is an hour ahead; the folders in which it was asked."""
+    asked: list[Path] = []
+
+    def clock(folder: Path) -> float:
+        asked.append(folder)
+        return time.time() + 3600
+
+    monkeypatch.setattr("ablate.study.owner._asked_clock", clock)
+    monkeypatch.setattr("ablate.study.owner._Clock.asked", float("-inf"))
+    monkeypatch.setattr("ablate.study.owner._Clock.ahead", 0.0)
+    return asked
+
+
+@pytest.mark.parametrize(("silent", "is_alive"), [(30, True), (120, False)])
+def test_a_heartbeat_is_judged_by_the_clock_of_the_file_server(
+    folder: Path, server_ahead: list[Path], silent: float, is_alive: bool
+) -> None:
+    far = replace(myself(), place="elsewhere", host="elsewhere", pid=1)
+    (folder / "owner").write_text(json.dumps(asdict(far)))
+    beat = time.time() + 3600 - silent
+    os.utime(folder / "owner", (beat, beat))
+    assert alive(folder / "owner") == is_alive
+    found = describe(folder / "owner")
+    assert (found is not None) == is_alive
+    if found is not None:
+        assert found["silent_seconds"] == pytest.approx(silent, abs=5)
+
+
+def test_the_file_server_is_asked_for_its_time_once_a_minute(
+    folder: Path, server_ahead: list[Path]
+) -> None:
+    (folder / "owner").write_text("{torn")
+    for _ in range(5):
+        alive(folder / "owner")
+    assert len(server_ahead) == 1
+
+
+def test_an_owner_that_was_replaced_under_our_eyes_is_alive(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "owner").write_text("{torn")
+    os.utime(folder / "owner", (0, 0))
+
+    def stale(path: Path) -> float:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("ablate.study.owner._last_beat", stale)
+    assert alive(folder / "owner")

@@ -259,6 +259,8 @@ def status_command(
     if open_trials:
         columns = ("variant", "seed", "status", "epoch", "what", "key")
         print_table(columns, [_status_row(trial) for trial in open_trials])
+    if found.queued:
+        click.echo(f"{found.queued} of the missing trials were submitted to Slurm; see squeue --me")
     for complaint in found.complaints:
         click.echo(f"note: {complaint}")
 
@@ -266,7 +268,8 @@ def status_command(
 def _status_row(trial: Any) -> tuple[object, ...]:
     what = trial.message or "; ".join(trial.stale)
     if trial.owner:
-        what = f"{trial.owner.get('host')}, process {trial.owner.get('pid')}"
+        job, process = trial.owner.get("job"), trial.owner.get("pid")
+        what = f"{trial.owner.get('host')}, " + (f"job {job}" if job else f"process {process}")
     state = trial.failure or ("stale" if trial.stale else trial.status)
     return trial.variant_name, trial.seed, state, trial.epoch, what or None, trial.key[:12]
 

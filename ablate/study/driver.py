@@ -106,11 +106,6 @@ class Driver:
 
     def _train(self) -> None:
         settings = self.settings
-        if settings.fit is None:
-            from ablate.study.plan import check  # torch: only where something is trained
-
-            check(cast("Study", self.study))
-            prepare_images(self.books.cells[key].trial for key in self.todo)
         resources = Resources(
             workers=settings.workers, per_gpu=settings.per_gpu, trials=self._total(),
             plugins=self.study.plugins, threads=settings.threads, options=settings.options,
@@ -118,6 +113,8 @@ class Driver:
         )  # fmt: skip
         executor = self.executor = create_executor(settings.executor, resources)
         try:
+            if settings.fit is None:  # after the executor: its mistakes are told in no time
+                self._check()
             with self._leading(executor) as order:
                 while self._grow() or self.active or self.others:
                     self._fill(executor, order)
@@ -128,6 +125,13 @@ class Driver:
             self.interrupted = True
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+    def _check(self) -> None:
+        """Refuse a study that cannot be trained, before anything is."""
+        from ablate.study.plan import check  # torch: only where something is trained
+
+        check(cast("Study", self.study))
+        prepare_images(self.books.cells[key].trial for key in self.todo)
 
     @contextmanager
     def _leading(self, executor: TrialExecutor) -> Iterator[Order]:

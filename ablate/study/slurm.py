@@ -22,7 +22,13 @@ from ablate.study.executors import Left, Resources, TrialExecutor, WorkerDied
 from ablate.study.slurm_job import Call, Limit, Reply, trial_in_job
 from ablate.study.slurm_options import SlurmOptions
 from ablate.study.slurm_queue import Queue, SlurmQueue
-from ablate.study.slurm_records import Batch, close_abandoned, new_batch, recorded_jobs
+from ablate.study.slurm_records import (
+    ROOM,
+    Batch,
+    close_abandoned,
+    new_batch,
+    recorded_jobs,
+)
 from ablate.study.worker import Order, run_trial
 
 if TYPE_CHECKING:
@@ -86,7 +92,7 @@ class SlurmExecutor(TrialExecutor):
         )
         self._plugins = resources.plugins
         self._patience = patience_seconds
-        self._root = (resources.folder / ".slurm").absolute()
+        self._root = (resources.folder / ROOM).absolute()
         self.slots = min(resources.trials, self._options.max_jobs or resources.trials)
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []

@@ -71,12 +71,14 @@ class Call:
 
 
 class _Signalled:
-    """The signal that this process got, if any."""
+    """The signal that this process got, if any; its children answer none."""
 
     number: int | None = None
+    pid = os.getpid()
 
 
 def _heed_signals() -> None:
+    _Signalled.pid = os.getpid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in _SIGNALS:
         signal.signal(number, _leave)
@@ -88,6 +90,8 @@ def _ignore_signals() -> None:
 
 
 def _leave(number: int, frame: object) -> None:
+    if os.getpid() != _Signalled.pid:
+        return  # a forked loader of images: Slurm signals every process of a job
     _Signalled.number = number
     _ignore_signals()  # one is enough, and leaving must not be disturbed
     raise StopNow
@@ -157,9 +161,18 @@ def _run(trial: TrialConfig, path: Path, order: Order) -> Outcome:
     deadline = time.monotonic() + 1.5 * STALE_SECONDS
     while True:
         outcome = run_trial(trial, path, order)
+        if outcome.status == "failed" and _Signalled.number is not None:
+            _undo_failure(path)
+            raise StopNow
         if outcome.status != "owned" or time.monotonic() > deadline or not _was_mine(path):
             return outcome
         time.sleep(STALE_SECONDS / 20)
+
+
+def _undo_failure(path: Path) -> None:
+    """Processes of a trial that the signal killed, too, make an error of what is none."""
+    with Ownership(path):
+        RunFolder(path).put_aside("failure.json", "retried")
 
 
 def _was_mine(path: Path) -> bool:

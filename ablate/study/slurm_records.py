@@ -18,6 +18,8 @@ from pathlib import Path
 
 from ablate.files import read_json, write_json
 
+ROOM = ".slurm"
+"""Of a runs folder: where all this lies."""
 _ABANDONED_SECONDS = 7 * 24 * 3600.0  # of a batch whose jobs are gone: its driver may still read
 
 
@@ -91,6 +93,6 @@ def close_abandoned(root: Path, listed: Collection[str]) -> None:
             batch.close()
 
 
-def submitted(root: Path) -> dict[str, str]:
-    """Key of a trial -> the last job it was submitted as, for `ablate status`; asks no Slurm."""
-    return {key: job for job, (_, key) in recorded_jobs(root).items()}
+def submitted(runs: Path) -> set[str]:
+    """Keys of the trials that some driver submitted; asks no Slurm whether they still wait."""
+    return {key for _, key in recorded_jobs(runs / ROOM).values()}

@@ -15,6 +15,7 @@ from ablate.study.ledger import Failure
 from ablate.study.owner import describe
 from ablate.study.resolution import recorded
 from ablate.study.shelf import Found, Shelf
+from ablate.study.slurm_records import submitted
 from ablate.study.store import study_folder, with_finals
 
 
@@ -47,13 +48,18 @@ class TrialStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """All trials of a study, how many are in which state, and what is wrong with files."""
+    """All trials of a study, how many are in which state, and what is wrong with files.
+
+    Args:
+        queued: how many of the missing ones were submitted to a cluster, by its records.
+    """
 
     trials: tuple[TrialStatus, ...]
     counts: Mapping[str, int]
     failures: Mapping[str, int]
     stale: int
     complaints: tuple[str, ...]
+    queued: int = 0
 
 
 def status(
@@ -77,6 +83,7 @@ def status(
         failures=dict(Counter(trial.failure for trial in trials if trial.failure)),
         stale=sum(bool(trial.stale) for trial in trials),
         complaints=tuple(complaints),
+        queued=len(submitted(Path(runs)) & {t.key for t in trials if t.status == "missing"}),
     )
 
 
