@@ -41,9 +41,7 @@ def twins(name: str, image_size: int) -> tuple[nn.Module, nn.Module]:
     ablate.load_weights(ours, theirs.state_dict())
     images = torch.randn(2, 3, image_size, image_size)
     with torch.no_grad():
-        torch.testing.assert_close(
-            ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-4
-        )
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-4)
     return ours, theirs
 
 
@@ -107,9 +105,7 @@ def compare(args: argparse.Namespace, name: str, precision: str, mode: str) -> f
     clock = CLOCKS[args.clock]
     trials = alternate([prepare(1, layout) for layout in FORMATS], 2, clock)
     layout = min(zip(map(min, trials), FORMATS, strict=True))[1]
-    ours, theirs = alternate(
-        [prepare(0, "channels_last"), prepare(1, layout)], args.rounds, clock
-    )
+    ours, theirs = alternate([prepare(0, "channels_last"), prepare(1, layout)], args.rounds, clock)
     logs = [math.log(b / a) for a, b in zip(ours, theirs, strict=True)]
     half = scipy.stats.t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / len(logs) ** 0.5
     center = statistics.mean(logs)

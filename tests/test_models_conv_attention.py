@@ -135,7 +135,7 @@ def test_cpe_replaces_the_tokens_outside_the_residual():
 
 def test_crpe_is_zero_on_the_class_token():
     crpe = ConvRelativePositionEncoding(2, ((3, 1), (5, 1)))
-    ev = crpe(torch.randn(1, 7, 4), torch.randn(1, 7, 4), (2, 3))
+    ev = crpe(torch.zeros(1, 7, 4), torch.randn(1, 7, 4), torch.randn(1, 7, 4), (2, 3))
     assert torch.equal(ev[:, 0], torch.zeros(1, 4))
     assert (ev[:, 1:] != 0).all()
 

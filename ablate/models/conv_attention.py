@@ -11,6 +11,8 @@ from ablate.models.convolution import Conv2d
 from ablate.models.embedding import TokenEmbedding
 from ablate.models.layers import DropPath, init_tokens, to_map, tokens
 from ablate.models.mlp import Mlp
+from ablate.models.routes import compute_dtype, on_cpu
+from ablate.models.token_convolution import AddConvolved, AddGated
 
 Grid = tuple[int, int]
 
@@ -29,6 +31,9 @@ class ConvPositionEncoding(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(N, L, C) -> (N, L, C), where L is H*W and one more with a class token."""
+        if on_cpu(x):
+            out: Tensor = AddConvolved.apply(x, *self.proj.parameters(), grid, compute_dtype(x))
+            return out
         prefix = x.shape[1] - grid[0] * grid[1]
         image = to_map(x[:, prefix:], grid)
         image = tokens(image + self.proj(image))
@@ -56,13 +61,19 @@ class ConvRelativePositionEncoding(nn.Module):
             for (window, _), width in zip(windows, self.widths, strict=True)
         )
 
-    def forward(self, q: Tensor, v: Tensor, grid: Grid) -> Tensor:
-        """Unscaled queries and values, each (N, L, C) -> EV (N, L, C)."""
+    def forward(self, mixed: Tensor, q: Tensor, v: Tensor, grid: Grid) -> Tensor:
+        """What attention mixed, unscaled queries and values, each (N, L, C) -> mixed + EV.
+
+        `mixed` may be written into.
+        """
+        if on_cpu(v):
+            out: Tensor = AddGated.apply(mixed, q, v, grid, *self.convs.parameters())
+            return out
         prefix = v.shape[1] - grid[0] * grid[1]
         maps = torch.split(to_map(v[:, prefix:], grid), self.widths, dim=1)
         convolved = [conv(part) for conv, part in zip(self.convs, maps, strict=True)]
         image = q[:, prefix:] * tokens(torch.cat(convolved, dim=1))
-        return F.pad(image, (0, 0, prefix, 0)) if prefix else image
+        return mixed + (F.pad(image, (0, 0, prefix, 0)) if prefix else image)
 
 
 class ConvAttention(nn.Module):
@@ -112,7 +123,7 @@ class ConvAttention(nn.Module):
         if self.attn == "factorized":  # scaling d x d numbers is cheaper than L x d
             context = context * (q.shape[2] // self.num_heads) ** -0.5
         out = (queries @ context).transpose(1, 2).flatten(2)
-        return out if crpe is None else out + crpe(q, v, grid)
+        return out if crpe is None else crpe(out, q, v, grid)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
@@ -211,4 +222,5 @@ def join(x: Tensor, token: Tensor | None) -> Tensor:
 def split(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
     """Tokens (N, L, C) -> map (N, C, H, W) and class token (N, C) or None; inverse of `join`."""
     prefix = x.shape[1] - grid[0] * grid[1]
-    return to_map(x[:, prefix:], grid), x[:, 0] if prefix else None
+    token, image = torch.split(x, [prefix, x.shape[1] - prefix], dim=1)
+    return to_map(image, grid), token[:, 0] if prefix else None

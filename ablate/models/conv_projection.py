@@ -9,7 +9,7 @@ from ablate.grammar import RunSpec
 from ablate.models.attention import attend
 from ablate.models.convolution import Conv2d
 from ablate.models.embedding import TokenEmbedding
-from ablate.models.layers import DropPath, activation, init_tokens, to_map, tokens
+from ablate.models.layers import BatchNorm2d, DropPath, activation, init_tokens, to_map, tokens
 from ablate.models.mbconv import down_sample
 from ablate.models.mlp import Mlp
 
@@ -138,7 +138,7 @@ class SeparableConv(nn.Module):
     def __init__(self, in_width: int, width: int, stride: int, bn_eps: float) -> None:
         super().__init__()
         self.conv = Conv2d(in_width, in_width, 3, stride, 1, groups=in_width, bias=False)
-        self.norm = nn.BatchNorm2d(in_width, eps=bn_eps)
+        self.norm = BatchNorm2d(in_width, eps=bn_eps)
         self.linear = nn.Linear(in_width, width)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -171,7 +171,7 @@ class ResUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.depthwise = Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
-        self.norm = nn.BatchNorm2d(width, eps=bn_eps)
+        self.norm = BatchNorm2d(width, eps=bn_eps)
         self.act = activation(act)
         self.pointwise = Conv2d(width, width, 1, bias=False)
         self.pool = down_sample("avg", stride) if stride > 1 else nn.Identity()

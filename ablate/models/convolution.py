@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ablate.models.routes import compute_dtype, on_cpu
+from ablate.models.routes import at_least_fp32, compute_dtype, on_cpu
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class Conv2d(nn.Conv2d):
@@ -25,14 +28,12 @@ class Conv2d(nn.Conv2d):
         """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
         if on_cpu(x):
             if self._pointwise and x.is_contiguous(memory_format=torch.channels_last):
-                return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
-                    0, 3, 1, 2
-                )
+                pixels = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+                return pixels.permute(0, 3, 1, 2)
             dtype = compute_dtype(x)
-            if self._slow_in_half and dtype == torch.bfloat16 and torch.is_grad_enabled():
-                out: Tensor = _DepthwiseConv.apply(
-                    x.to(dtype), self.weight, self.bias, self.stride, self.padding
-                )
+            if dtype == torch.bfloat16 and self._slow_in_half and torch.is_grad_enabled():
+                geometry = (self.stride, self.padding)
+                out: Tensor = _DepthwiseConv.apply(x.to(dtype), self.weight, self.bias, geometry)
                 return out
         return super().forward(x)
 
@@ -46,33 +47,57 @@ class Conv2d(nn.Conv2d):
         return depthwise and (self.kernel_size > (3, 3) or self.stride > (1, 1))
 
 
+def depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """The depthwise convolution of a map (N, C, H, W), in the precision of the map."""
+    lower = None if bias is None else bias.to(x.dtype)
+    return F.conv2d(x, weight.to(x.dtype), lower, tuple(stride), tuple(padding), groups=len(weight))
+
+
+def depthwise_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    needed: Sequence[bool],
+) -> Gradients:
+    """Gradients of `depthwise`, in fp32 or better: of the map, the weight and the bias.
+
+    Args:
+        grad: of the output (N, C, H', W').
+        x: the map (N, C, H, W).
+        weight: (C, 1, k, k).
+        stride: of the convolution.
+        padding: of the convolution.
+        needed: which of the three are wished; the others are None.
+    """
+    channels, dtype = len(weight), at_least_fp32(x.dtype)
+    found: Gradients = torch.ops.aten.convolution_backward(
+        grad.to(dtype), x.to(dtype), weight.to(dtype), [channels] if needed[2] else None,
+        stride, padding, (1, 1), False, (0, 0), channels, needed,
+    )  # fmt: skip
+    return found
+
+
 class _DepthwiseConv(torch.autograd.Function):
     """A depthwise convolution in the precision of x, whose gradients are computed in fp32."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[Sequence[int]]
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry = (stride, padding)
-        ctx.has_bias = bias is not None
-        lower = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, weight.to(x.dtype), lower, stride, padding, groups=len(weight))
+        ctx.geometry = geometry
+        return depthwise(x, weight, bias, *geometry)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding = ctx.geometry
-        channels, grad = len(weight), grad.float()
-        needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
-        dx, dweight, dbias = torch.ops.aten.convolution_backward(
-            grad, x.float(), weight.float(), [channels] if ctx.has_bias else None,
-            stride, padding, (1, 1), False, (0, 0), channels, needed,
-        )  # fmt: skip
-        return (None if dx is None else dx.to(x.dtype)), dweight, dbias, None, None
+        dx, dweight, dbias = depthwise_gradients(
+            grad, x, weight, stride, padding, ctx.needs_input_grad[:3]
+        )
+        return (None if dx is None else dx.to(x.dtype)), dweight, dbias, None

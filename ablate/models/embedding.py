@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ablate.errors import ModelError
 from ablate.models.convolution import Conv2d
-from ablate.models.layers import LayerNorm2d, activation
+from ablate.models.layers import BatchNorm2d, LayerNorm2d, activation
 
 EMBED_EPS = 1e-5
 """LayerNorm after the embedding: 1e-5 in CoaT and CvT, also where the blocks have 1e-6."""
@@ -102,12 +102,12 @@ class ResidualEmbedding(nn.Module):
             )
         padding = kernel_size // 2
         self.conv1 = Conv2d(in_width, in_width, kernel_size, 1, padding, bias=False)
-        self.norm1 = nn.BatchNorm2d(in_width, eps=bn_eps)
+        self.norm1 = BatchNorm2d(in_width, eps=bn_eps)
         self.act = activation(act)
         self.conv2 = Conv2d(in_width, width, kernel_size, stride, padding, bias=False)
-        self.norm2 = nn.BatchNorm2d(width, eps=bn_eps)
+        self.norm2 = BatchNorm2d(width, eps=bn_eps)
         self.shortcut = Conv2d(in_width, width, 1, stride, bias=False)
-        self.shortcut_norm = nn.BatchNorm2d(width, eps=bn_eps)
+        self.shortcut_norm = BatchNorm2d(width, eps=bn_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_width, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))."""

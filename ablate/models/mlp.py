@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ablate.models.layers import activation
-from ablate.models.routes import compute_dtype, on_cpu
+from ablate.models.routes import at_least_fp32, compute_dtype, on_cpu
 
 CHUNK_BYTES = 2**20
 """Hidden numbers that one core works on at a time: they stay in its cache."""
@@ -71,7 +71,8 @@ class _ChunkedMlp(torch.autograd.Function):
         grad = grad.contiguous()
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         # sums over the chunks are kept in fp32, as inside one matrix product
-        sums = [torch.zeros(w.shape, dtype=torch.float32) for w in (w1.t(), b1, w2, w2[:, 0])]
+        wide = at_least_fp32(w1.dtype)
+        sums = [torch.zeros(w.shape, dtype=wide) for w in (w1.t(), b1, w2, w2[:, 0])]
         dw1, db1, dw2, db2 = sums
         for rows, grads, dx_rows in zip(
             _chunks(x, w1), _chunks(grad, w1), _chunks(dx, w1), strict=True
@@ -90,4 +91,5 @@ class _ChunkedMlp(torch.autograd.Function):
 def _chunks(x: Tensor, w1: Tensor) -> tuple[Tensor, ...]:
     """Tokens (N, L, C) as chunks of rows (R, C)."""
     rows = CHUNK_BYTES * torch.get_num_threads() // (w1.shape[0] * w1.element_size())
-    return x.reshape(-1, x.shape[-1]).split(max(rows, 64))
+    chunks: tuple[Tensor, ...] = torch.split(x.reshape(-1, x.shape[-1]), max(rows // 64 * 64, 64))
+    return chunks

@@ -25,9 +25,9 @@ def resize(x: Tensor, grid: Grid, target: Grid) -> Tensor:
     if grid == target:
         return x
     prefix = x.shape[1] - grid[0] * grid[1]
-    image = to_map(x[:, prefix:], grid)
-    image = tokens(F.interpolate(image, size=target, mode="bilinear", align_corners=False))
-    return torch.cat([x[:, :prefix], image], dim=1) if prefix else image
+    token, image = torch.split(x, [prefix, x.shape[1] - prefix], dim=1)
+    map_ = F.interpolate(to_map(image, grid), size=target, mode="bilinear", align_corners=False)
+    return torch.cat([token, tokens(map_)], dim=1) if prefix else tokens(map_)
 
 
 class ParallelBlock(nn.Module):

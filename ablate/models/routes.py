@@ -31,9 +31,8 @@ def on_cpu(x: Tensor) -> bool:
 
     Compilers and exporters see the plain operations, which they fuse themselves.
     """
-    return x.device.type == "cpu" and not (
-        _PLAIN.get() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    )
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return x.device.type == "cpu" and not (_PLAIN.get() or torch.compiler.is_compiling() or tracing)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -41,3 +40,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """The precision of sums and gradients of numbers of a precision."""
+    return torch.promote_types(dtype, torch.float32)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ablate.grammar import RunSpec
 from ablate.models.convolution import Conv2d
 from ablate.models.embedding import padding
-from ablate.models.layers import activation
+from ablate.models.layers import BatchNorm2d, activation
 
 
 class ConvStem(nn.Module):
@@ -31,7 +31,7 @@ class ConvStem(nn.Module):
             conv = Conv2d(width, spec.width, kernel, stride, kernel // 2, bias=False)
             layers.append(conv)
             if index < spec.depth - 1:
-                layers.append(nn.BatchNorm2d(spec.width, eps=spec.number("bn_eps")))
+                layers.append(BatchNorm2d(spec.width, eps=spec.number("bn_eps")))
                 layers.append(activation(spec.word("act")))
             width = spec.width
         self.layers = nn.Sequential(*layers)

@@ -158,9 +158,8 @@ class _Session:
 
     def _trainer(self, epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
         train = self.trial.train
-        plugins: list[Any] = [ChecksummedIO()]
-        if train.devices > 1:
-            plugins.append(LightningEnvironment())
+        # a trial stays on one node, whichever job it runs in: Lightning is not to ask Slurm
+        plugins: list[Any] = [ChecksummedIO(), LightningEnvironment()]
         return pl.Trainer(
             accelerator=self.place.accelerator,
             devices=self.place.devices,

@@ -1,0 +1,120 @@
+"""Depthwise convolutions on the image tokens among (N, L, C): CoaT's position encodings.
+
+As plain operations they cut the class token off and put it back, and each cut is copies, most of
+all in the backward. Here sums are written in place; for the CPU, where copies are what these
+layers cost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ablate.models.convolution import depthwise, depthwise_gradients
+from ablate.models.layers import to_map, tokens
+from ablate.models.routes import at_least_fp32
+
+Grid = tuple[int, int]
+STRIDE = (1, 1)
+
+
+def padding(weight: Tensor) -> tuple[int, int]:
+    """Zeros around a map that keep its grid under a kernel (C, 1, k, k)."""
+    return (weight.shape[-1] // 2,) * 2
+
+
+def image_map(x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """The image tokens among (N, L, C) as a dense channels-last map (N, C, H, W)."""
+    map_ = to_map(x[:, x.shape[1] - grid[0] * grid[1] :], grid)
+    return map_.to(dtype, memory_format=torch.channels_last).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+class AddConvolved(torch.autograd.Function):
+    """x + depthwise(x) on the image tokens; other tokens are kept.
+
+    apply(x, weight, bias, grid, dtype): tokens (N, L, C), weight (C, 1, k, k), bias (C),
+    (H, W) of the image tokens and the precision of the convolution -> (N, L, C).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: Grid, dtype: torch.dtype
+    ) -> Tensor:
+        map_ = image_map(x, grid, dtype)
+        ctx.save_for_backward(map_, weight)
+        ctx.grid = grid
+        out = x.clone(memory_format=torch.contiguous_format)
+        image = out[:, x.shape[1] - grid[0] * grid[1] :]
+        image += tokens(depthwise(map_, weight, bias, STRIDE, padding(weight)))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        map_, weight = ctx.saved_tensors
+        gradient = image_map(grad, ctx.grid, at_least_fp32(map_.dtype))
+        dmap, dweight, dbias = depthwise_gradients(
+            gradient, map_, weight, STRIDE, padding(weight), (True, True, True)
+        )
+        assert dmap is not None
+        dx = grad.clone(memory_format=torch.contiguous_format)
+        image = dx[:, grad.shape[1] - ctx.grid[0] * ctx.grid[1] :]
+        image += tokens(dmap)
+        return dx, dweight, dbias, None, None
+
+
+class AddGated(torch.autograd.Function):
+    """mixed + q * depthwise(v) on the image tokens, written into `mixed`.
+
+    Each depthwise convolution reads its own channels of v, one block after the other.
+
+    apply(mixed, q, v, grid, *parameters): three times tokens (N, L, C), (H, W) of the image
+    tokens, and weight (C_i, 1, k_i, k_i) and bias (C_i) of every convolution -> (N, L, C).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mixed: Tensor, q: Tensor, v: Tensor, grid: Grid, *parameters: Tensor
+    ) -> Tensor:
+        ctx.mark_dirty(mixed)
+        prefix, first = mixed.shape[1] - grid[0] * grid[1], 0
+        maps, convolved = [], []
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            part = slice(first, first + len(weight))
+            maps.append(image_map(v[..., part], grid, v.dtype))
+            convolved.append(tokens(depthwise(maps[-1], weight, bias, STRIDE, padding(weight))))
+            mixed[:, prefix:, part].addcmul_(q[:, prefix:, part], convolved[-1])
+            first = part.stop
+        ctx.save_for_backward(q, *maps, *convolved, *parameters[::2])
+        ctx.grid = grid
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, *rest = ctx.saved_tensors
+        count, grid = len(rest) // 3, ctx.grid
+        prefix, first = grad.shape[1] - grid[0] * grid[1], 0
+        dq, dv = (torch.empty(q.shape, dtype=q.dtype) for _ in range(2))
+        dq[:, :prefix], dv[:, :prefix] = 0, 0
+        parameters: list[Tensor | None] = []
+        for map_, convolved, weight in zip(
+            rest[:count], rest[count : 2 * count], rest[2 * count :], strict=True
+        ):
+            part = slice(first, first + len(weight))
+            gradient = grad[:, prefix:, part]
+            torch.mul(gradient, convolved, out=dq[:, prefix:, part])
+            dmap, *others = depthwise_gradients(
+                to_map(gradient * q[:, prefix:, part], grid), map_, weight, STRIDE,
+                padding(weight), (True, True, True),
+            )  # fmt: skip
+            assert dmap is not None
+            dv[:, prefix:, part] = tokens(dmap)
+            parameters += others
+            first = part.stop
+        return grad, dq, dv, None, *parameters
