@@ -9,6 +9,8 @@ from report_examples import example
 from ablate.papers import load_paper_table
 from ablate.report.claims import judge_claims
 from ablate.report.evidence import DATA_SIZE, gather
+from ablate.report.figure_data import figure_data
+from ablate.report.plots import draw
 from ablate.report.publish import evidence_table
 from ablate.study.power import minimum_detectable_effect
 from ablate.study.spec import Study
@@ -81,3 +83,16 @@ def test_the_table_says_that_each_size_is_judged_by_itself() -> None:
     table = evidence_table(*two_sizes())
     assert any("over all comparisons at each data size." in note for note in table.notes)
     assert not any("each data size" in note for note in evidence_table(*example()).notes)
+
+
+def test_the_gaps_of_several_data_sizes_stand_side_by_side_within_the_frame() -> None:
+    study, rows = two_sizes()
+    rows["train_top1"] = rows["top1"] + rows["train_images"].map({100: 30, 1000: 5})
+    figure = draw("generalization_capacity", study, rows, rows[:0])
+    *_, gaps = figure.axes
+    means = [container.lines[0] for container in gaps.containers]
+    places = [line.get_transform().transform(line.get_xydata())[0] for line in means]
+    assert len({round(float(x), 3) for x, _ in places}) == len(places) // 5, "one place a size"
+    frame = gaps.get_window_extent()
+    assert all(frame.contains(x, y) for x, y in places)
+    assert {mark["x"][0] for mark in figure_data(figure)[3]["marks"]} == {2.0}, "M multiply-adds"

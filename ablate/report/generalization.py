@@ -87,7 +87,8 @@ def generalization_capacity(study: Study, rows: pd.DataFrame, curves: pd.DataFra
     )
     sizes = sorted({group.size for group in found})
     if len(sizes) > 1:
-        note += f" Larger marks: more training images ({', '.join(f'{n:,}' for n in sizes)})."
+        told = ", ".join(f"{n:,}" for n in sizes)
+        note += f"\nLarger marks: more training images ({told}); below, side by side."
     style.legend_below(figure, axes[0], note)
     figure.suptitle(f"{study.name}: generalization against capacity", fontsize=10)
     return figure
@@ -121,14 +122,22 @@ def _diagonal(axes: Axes) -> None:
 
 
 def _gap(axes: Axes, found: list[Group], cost: str, title: str, unit: float) -> None:
+    """The gap of every layout; data sizes of one layout side by side, the smallest first."""
     size = mark_sizes(found)
     for group in found:
         known = group.runs.dropna(subset=[cost])
         if known.empty:
             continue
         gap = known["train_top1"] - known["top1"]
-        style.seeds(axes, list(known[cost] / unit), list(gap), group.index)
-        place = float(known[cost].iloc[0]) / unit
-        style.mean(axes, place, summarize(gap.to_numpy()), group.index, markersize=size[group.size])
+        aside = style.beside(axes, sorted(size).index(group.size), len(size))
+        style.seeds(axes, list(known[cost] / unit), list(gap), group.index, transform=aside)
+        place, mean = float(known[cost].iloc[0]) / unit, summarize(gap.to_numpy())
+        look = {"markersize": size[group.size], "transform": aside}
+        style.mean(axes, place, mean, group.index, **look)
+        half = mean.half_width or 0.0
+        ends = (gap.min(), gap.max(), mean.mean - half, mean.mean + half)
+        axes.update_datalim([(place, end) for end in ends])
     axes.set(xlabel=title, ylabel="Gap: train − test top-1 (points)")
+    axes.locator_params(axis="x", nbins=5)
     axes.margins(x=0.08)
+    axes.autoscale_view()

@@ -90,11 +90,19 @@ def line(index: int) -> Any:
     return LINES[index % len(LINES)]
 
 
-def seeds(axes: Axes, x: Sequence[float], y: Sequence[float], index: int) -> None:
+def seeds(axes: Axes, x: Sequence[float], y: Sequence[float], index: int, **how: Any) -> None:
     """Every run as a faint point."""
-    axes.scatter(
-        x, y, s=14, color=colour(index), marker=marker(index), alpha=0.45, linewidths=0, zorder=2
-    )
+    look: Any = {"s": 14, "color": colour(index), "marker": marker(index), "alpha": 0.45}
+    axes.scatter(x, y, linewidths=0, zorder=2, **look, **how)
+
+
+def beside(axes: Axes, rank: int, of: int) -> Any:
+    """Data coordinates moved sideways, so that `of` marks at one x stand side by side."""
+    from matplotlib.transforms import ScaledTranslation
+
+    points = 5.0 * (rank - (of - 1) / 2)
+    assert axes.figure is not None
+    return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
 
 
 def mean(
