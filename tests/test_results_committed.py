@@ -147,7 +147,6 @@ def test_one_perturbed_cell_is_told_with_its_file(
 ) -> None:
     folder = tmp_path / "position_encoding"
     shutil.copytree(RESULTS / folder.name, folder)
-    assert drifted(folder) == []
     perturb(folder)
     told = drifted(folder)
     named = {name for name in PERTURBED[perturb] if any(f"{name}" in line for line in told)}

@@ -30,7 +30,8 @@ class Contradiction:
     """One thing in the results that cannot be right.
 
     Args:
-        kind: "damaged", "numbers", "range", "study", "variant", "key", "curve" or "order".
+        kind: "damaged", "numbers", "range", "study", "variant", "key", "curve", or "derived": a
+            table or figure that does not follow from the rows.
         key: of the trial, or None where a whole file is meant.
         message: what, and in which files.
     """
