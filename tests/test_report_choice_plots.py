@@ -141,6 +141,10 @@ def test_trials_that_lack_a_factor_are_left_out() -> None:
     rows.at[0, "variant"] = {"model": "torchvision:resnet18"}
     shares, used = factor_shares(study, rows)
     assert (set(shares), used) == ({"cpe", "crpe", "seed"}, 11)
+    rows.loc[1:, "val_top1"] = 10.0
+    with pytest.raises(ResultsError, match="the same accuracy"):
+        factor_shares(study, rows)
+    assert "importances" not in showable(rows, curves_of(rows))
 
 
 def test_importances_need_two_factors() -> None:
@@ -148,6 +152,15 @@ def test_importances_need_two_factors() -> None:
     with pytest.raises(ResultsError, match=r"compare two or more factors, but .* vary layout"):
         draw("importances", study, rows, curves_of(rows))
     assert "importances" not in showable(rows, curves_of(rows))
+
+
+def test_importances_need_accuracies_that_differ() -> None:
+    study, rows = example()
+    curves = curves_of(rows)
+    rows["val_top1"] = 10.0  # chance, after too few epochs
+    with pytest.raises(ResultsError, match="all finished trials have the same accuracy"):
+        draw("importances", study, rows, curves)
+    assert "importances" not in showable(rows, curves)
     assert "importances" in showable(example()[1], curves_of(rows))
 
 

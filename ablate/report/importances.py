@@ -78,24 +78,32 @@ def factor_shares(study: Study, rows: pd.DataFrame) -> tuple[dict[str, float], i
         The shares, largest first, of 1; and how many trials they are from.
 
     Raises:
-        ResultsError: fewer than two factors vary between the finished trials.
+        ResultsError: fewer than two factors, or no accuracies, differ between finished trials.
     """
     from optuna.importance import FanovaImportanceEvaluator
 
-    done = _enough(rows[rows["status"] == "done"])
     names = varied_factors(rows)
+    done = _usable(rows)
     if len(names) < 2:
         raise ResultsError(
             f"{study.name}: importances compare two or more factors, but the finished trials vary "
             f"{', '.join(names) or 'none'}"
         )
+    if done[accuracy_column(done)].nunique() < 2:
+        raise ResultsError(f"{study.name}: importances share out what differs, but all finished "
+                           "trials have the same accuracy")  # fmt: skip
     if done["seed"].nunique() > 1:
         names = [*names, SEED]
     trials = _coded(study, done)
-    used = sum(trial.params.keys() >= set(names) for trial in trials.trials)
     shares = FanovaImportanceEvaluator(seed=0).evaluate(trials, params=sorted(names))
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-    return {name: float(share) for name, share in ordered}, used
+    return {name: float(share) for name, share in ordered}, len(done)
+
+
+def has_importances(rows: pd.DataFrame) -> bool:
+    """Whether finished trials differ in two factors or more, and in accuracy."""
+    done = _usable(rows)
+    return len(varied_factors(rows)) > 1 and bool(done[accuracy_column(done)].nunique() > 1)
 
 
 def varied_factors(rows: pd.DataFrame) -> list[str]:
@@ -108,8 +116,14 @@ def varied_factors(rows: pd.DataFrame) -> list[str]:
     return [name for name, own in levels.items() if 2 * len(own) > len(done) and len(set(own)) > 1]
 
 
-def _enough(done: pd.DataFrame) -> pd.DataFrame:
-    """The trials with the first seeds, and of many a sample; always the same."""
+def _usable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The finished trials that have all factors, with the first seeds; of many always one sample.
+
+    They are in the order of their keys.
+    """
+    names = set(varied_factors(rows))
+    complete = rows["variant"].map(lambda levels: names <= levels.keys()).astype(bool)
+    done = rows[(rows["status"] == "done") & complete]
     first = sorted(done["seed"].unique())[:_MOST_SEEDS]
     kept = done[done["seed"].isin(first)].sort_values("key")
     return kept if len(kept) <= _MOST else kept.sample(_MOST, random_state=0)
@@ -124,7 +138,8 @@ def _coded(study: Study, done: pd.DataFrame) -> OptunaStudy:
     import optuna
 
     seeded = done.assign(settings=done["seed"].map(lambda seed: {SEED: int(seed)}))
-    found = mirror(study, seeded, pd.DataFrame({"key": [], "variant_name": []}))
+    no_curves = pd.DataFrame({"key": [], "variant_name": []})
+    found = mirror(study, seeded, no_curves, objectives=(accuracy_column(done),))
     with quiet_optuna():
         coded = optuna.study.create_study(study_name=found.study_name)
     for trial in found.trials:

@@ -14,7 +14,7 @@ from ablate.report.cost_plots import accuracy_macs, accuracy_params
 from ablate.report.data_plots import data_scaling, failures
 from ablate.report.effect_plots import factor_effects
 from ablate.report.generalization import generalization_capacity
-from ablate.report.importances import importances, varied_factors
+from ablate.report.importances import has_importances, importances
 from ablate.report.learning import learning_curves
 from ablate.report.pareto import has_costs, pareto
 from ablate.report.sensitivity import sensitivity
@@ -43,6 +43,8 @@ PLOT_KINDS: Mapping[str, Draw] = {
 
 
 _OF_TUNING = ("sensitivity",)
+_OF_SEARCH = ("pareto", "importances")
+"""What a search has to show: each of its trials is a network of its own, and no variant."""
 
 
 def showable(
@@ -53,12 +55,14 @@ def showable(
     shown = {
         "curves": not done.empty and not curves.empty,
         "pareto": has_costs(rows),
-        "importances": len(varied_factors(rows)) > 1,
+        "importances": has_importances(rows),
         "sensitivity": tuning is not None and bool((tuning["status"] == "done").any()),
         "data_scaling": done["train_images"].nunique() > 1,
         "failures": bool((rows["status"] == "failed").any()),
     }
-    return [kind for kind in PLOT_KINDS if shown.get(kind, not done.empty)]
+    is_search = "role" in rows and bool((rows["role"] == "search").any())
+    kinds = _OF_SEARCH if is_search else PLOT_KINDS
+    return [kind for kind in kinds if shown.get(kind, not done.empty)]
 
 
 def caption(kind: str) -> str:
