@@ -230,6 +230,22 @@ def test_a_runs_folder_that_is_not_shared_is_told(two_nodes: Any, tmp_path: Path
         executor.place(Order(lease=tmp_path / "lease"))
 
 
+@needs_ray
+@pytest.mark.slow
+def test_trials_wait_for_a_node_where_the_last_one_is_lost() -> None:
+    with cluster({"num_cpus": 0}, {"num_cpus": 1}) as nodes:
+        resources = Resources(trials=9, options={"address": nodes.address})
+        with create_executor("ray", resources) as executor:
+            assert executor.slots == 1
+            nodes.remove_node(nodes.others[0], allow_graceful=False)
+            future = executor.submit(cuda_devices, 0.0)
+            time.sleep(3.0)
+            assert not future.done()
+            nodes.add_node(num_cpus=2, node_ip_address="127.0.0.1")
+            future.result(timeout=60)
+            assert awaited(lambda: executor.slots == 2)
+
+
 # A sweep of real trials.
 
 
