@@ -33,6 +33,7 @@ from ablate.study.slurm_job import Call, Limit, _Signalled, trial_in_job
 from ablate.study.slurm_options import SlurmOptions, minutes_of
 from ablate.study.slurm_queue import SlurmQueue
 from ablate.study.slurm_records import recorded_jobs
+from ablate.study.status import status
 from ablate.study.worker import Order, run_trial
 
 
@@ -153,6 +154,19 @@ def test_a_finished_array_leaves_no_files(
         queue.run(job)
     assert [future.result(timeout=10).status for future in futures] == ["done"] * 3
     until(lambda: not list((tmp_path / "runs" / ".slurm").iterdir()))
+
+
+def test_status_tells_what_waits_in_the_queue_without_asking_it(
+    make: Callable[..., SlurmExecutor], queue: MemoryQueue, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    executor = make()
+    for trial in TRIALS:
+        submit(executor, trial, runs)
+    until(lambda: len(recorded_jobs(runs / ".slurm")) == 3)
+    queue.run("1_0")
+    found = status(fake_study(1, 3), runs=runs, results=tmp_path / "results")
+    assert (found.counts["done"], found.counts["missing"], found.queued) == (1, 2, 2)
 
 
 # The driver goes and comes back.
