@@ -66,7 +66,7 @@ def _accuracy_cost(
     if reported:
         _reported(axes[1], reported, title if kind == "params" else "FLOPs as printed")
     note = "Faint: every seed. Solid: mean with 95% interval. Line: Pareto front of the means."
-    style.legend_below(figure, axes[0], note)
+    style.legend_below(figure, axes[0], note, columns=5 if reported else 2)
     figure.suptitle(f"{study.name}: test top-1 against {title.lower()}", fontsize=10)
     return figure
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ablate.study.spec import Study
 
 SEED = "seed"
-_MOST_SEEDS, _MOST = 10, 1000
+_MOST_SEEDS, _MOST = 10, 500
 """Seeds and trials that are looked at: forests on hundreds of seeds take minutes, and the more
 values the seed has, the more it gets by chance."""
 

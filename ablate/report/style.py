@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,20 @@ def mean(
     axes: Axes, x: Summary | float, y: Summary, index: int, label: str | None = None, **how: Any
 ) -> None:
     """The mean with its 95% intervals, where there are any."""
-    options = {
+    place = x.mean if isinstance(x, Summary) else x
+    across = x.half_width if isinstance(x, Summary) else None
+    look = {**_mean_look(index), **how}
+    axes.errorbar(place, y.mean, xerr=across, yerr=y.half_width, label=label, **look)
+
+
+def means(axes: Axes, x: Sequence[float], y: Sequence[Summary], index: int, **how: Any) -> None:
+    """Many means of one series at once, each with its 95% interval, where there is one."""
+    halves = [math.nan if one.half_width is None else one.half_width for one in y]
+    axes.errorbar(x, [one.mean for one in y], yerr=halves, **{**_mean_look(index), **how})
+
+
+def _mean_look(index: int) -> dict[str, Any]:
+    return {
         "fmt": marker(index),
         "color": colour(index),
         "markersize": 5.5,
@@ -118,11 +132,7 @@ def mean(
         "elinewidth": 1.0,
         "capsize": 2.2,
         "zorder": 4,
-        **how,
     }
-    place = x.mean if isinstance(x, Summary) else x
-    across = x.half_width if isinstance(x, Summary) else None
-    axes.errorbar(place, y.mean, xerr=across, yerr=y.half_width, label=label, **options)
 
 
 def legend_below(figure: Figure, axes: Axes, note: str = "", columns: int = 5) -> None:
