@@ -13,6 +13,7 @@ from typing import Any
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig, TrialResult
 from ablate.study.owner import STALE_SECONDS
+from ablate.study.search_parse import Search
 from ablate.study.tuning import Tuning
 
 
@@ -40,6 +41,7 @@ class FakeStudy:
     profile: str | None = None
     plugins: tuple[str, ...] = ()
     tune: Tuning | None = None
+    search: Search | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from study_fakes import (
     trained,
 )
 
-from ablate.errors import ConfigError, ResultsError, StudyError
+from ablate.errors import ConfigError, ResultsError
 from ablate.study.engine import retry, run
 from ablate.study.folder import RunFolder, run_folders
 from ablate.study.owner import Ownership, myself
@@ -206,11 +206,6 @@ def test_a_runs_folder_that_cannot_be_written_is_told(settings: Settings, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match=r"cannot write in .*file/runs: Not a directory"):
         run(fake_study(), replace(settings, runs=tmp_path / "file" / "runs"))
-
-
-def test_a_study_that_tunes_is_refused_rather_than_trained_untuned(settings: Settings) -> None:
-    with pytest.raises(StudyError, match=r"`tune` is not trained.*set the chosen train.lr under"):
-        run(fake_study(tune={"train.lr": (1e-3, 1e-2)}), settings)
 
 
 def test_the_owner_file_of_a_process_killed_after_its_result_is_cleared(

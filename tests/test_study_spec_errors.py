@@ -70,7 +70,7 @@ BAD = [
     ("{cpe: false, c", "{cpe: 1, c", r":6: unknown level of factor 'cpe': '1'; choose from false,"),
     ("baseline: {cpe: false, crpe: false}", "baseline: cpe", r":6: baseline must be a mapping, bu"),
     ("baseline:", "design: gird\nbaseline:", r":6: design: unknown value 'gird' .*'grid'\?"),
-    ("baseline:", "design: search\nbaseline:", r":6: design 'search' is not available"),
+    ("baseline:", "design: search\nbaseline:", r":3: design search takes no factors"),
     ("baseline:", "design: leave_one_out\nbaseline:", r"leave_one_out starts from the complete.*c"),
     ("baseline: {cpe: false, crpe: false}", "design: add_one_in\nbaseline: {cpe: true}",
      r"add_one_in starts without the components, but the baseline has cpe=true"),

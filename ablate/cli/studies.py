@@ -224,7 +224,9 @@ def plan_command(
     if as_json:
         print_json(planned.to_json())
         return
-    print_table(*planned.table(), title=loaded.question)
+    if loaded.question:
+        click.echo(loaded.question)
+    print_table(*planned.table())
     for line in planned.notes():
         click.echo(line)
 

@@ -14,7 +14,9 @@ from ablate.report.claims import judge_claims
 from ablate.report.comparable import not_comparable
 from ablate.report.effects import effect_sentences
 from ablate.report.evidence import Evidence, failures_of, gather, mixed_conditions, runs_of
+from ablate.report.search_tables import search_table
 from ablate.report.table import EMPTY, Cell, Column, Table, count, number, signed
+from ablate.study.tuning import settings_text
 
 if TYPE_CHECKING:
     from ablate.study.spec import Study
@@ -36,11 +38,16 @@ _MEASURED = (
 def study_table(study: Study, rows: pd.DataFrame, paper: PaperTable | None = None) -> Table:
     """One row a variant: levels, reported, measured mean and interval, difference, verdict, cost.
 
+    A search has a table of its own, see `ablate.report.search_tables`; a tuned study has a column
+    with what was chosen for each variant.
+
     Args:
         study: gives the variants, their order and the baseline.
         rows: one row a trial, as `ablate.load_results` returns them; failed ones are counted.
         paper: the published table whose rows name variants (default: the one the study names).
     """
+    if study.search is not None:
+        return search_table(study, rows)
     if paper is None and study.paper:
         paper = load_paper_table(study.paper)
     evidence = gather(study, rows)
@@ -48,6 +55,7 @@ def study_table(study: Study, rows: pd.DataFrame, paper: PaperTable | None = Non
         {
             **_levels(study, variant),
             **_reported(study, variant, paper),
+            **_tuned(rows, variant),
             **_measured(rows, variant, evidence),
         }
         for variant in study.variants
@@ -58,7 +66,7 @@ def study_table(study: Study, rows: pd.DataFrame, paper: PaperTable | None = Non
     return Table(
         name=study.full_name,
         title=f"{study.name}{profile}: {_question(study)}",
-        columns=(*_level_columns(study), *reported, *_MEASURED),
+        columns=(*_level_columns(study), *_tuned_columns(study), *reported, *_MEASURED),
         rows=shown,
         statements=(
             *effect_sentences(study, rows),
@@ -84,6 +92,20 @@ def _levels(study: Study, variant: Variant) -> dict[str, Cell]:
     if not variant.levels:
         return {"variant": Cell(text=variant.name, values={"": variant.name})}
     return {name: level_cell(level) for name, level in variant.levels.items()}
+
+
+def _tuned_columns(study: Study) -> tuple[Column, ...]:
+    return (Column(key="tuned", title="Tuned"),) if study.tune else ()
+
+
+def _tuned(rows: pd.DataFrame, variant: Variant) -> dict[str, Cell]:
+    """What tuning chose for a variant: "lr=0.001"."""
+    mine = rows[rows["variant_name"] == variant.name]
+    chosen = mine["settings"].dropna() if "settings" in mine else mine["variant"].iloc[:0]
+    if chosen.empty:
+        return {}
+    settings = chosen.iloc[0]
+    return {"tuned": Cell(text=settings_text(settings), values={"": settings_text(settings)})}
 
 
 def _reported(study: Study, variant: Variant, paper: PaperTable | None) -> dict[str, Cell]:
@@ -161,6 +183,11 @@ def _notes(
         "Measured: test top-1 in % at the last epoch, mean ± half of the 95% Student-t interval "
         "over n seeds. Best val: the best epoch on the validation split, for orientation."
     )
+    if study.tune is not None:
+        notes.append(
+            f"Tuned: {study.tune.budget} for every variant, with seeds of their own, by mean val "
+            "top-1 at the last epoch; the seeds shown were then trained at the values chosen."
+        )
     methods = {found.method for found in evidence.differences.values() if found.method}
     if methods:
         each = " at each data size" if len(set(evidence.against.values())) > 1 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ablate.study.cells import Cell, StudyLike
@@ -32,6 +33,7 @@ class Books:
         self._note(resolved.cells)
         self.done: set[str] = set()
         self.failed: dict[str, Failure] = {}
+        self.pruned: set[str] = set()
         self.trained: set[str] = set()
         self.renewed: set[str] = set()
         self.complaints: list[str] = []
@@ -72,6 +74,8 @@ class Books:
                 self.done.add(key)
                 if found.looked:
                     clear_stale(self.folder(key).owner)
+            elif self.cells[key].pruned_epoch is not None:
+                self.pruned.add(key)
             elif found.failure is not None and not self._is_retried(found.failure):
                 self.failed[key] = found.failure
             else:
@@ -88,10 +92,16 @@ class Books:
     def _is_retried(self, failure: Failure) -> bool:
         return self._settings.fresh == "all" or failure.kind in self._settings.retry
 
+    def prune(self, key: str, epoch: int) -> None:
+        """Note that a search stopped a trial."""
+        self.cells[key] = replace(self.cells[key], pruned_epoch=epoch)
+        self.pruned.add(key)
+
     def plan_line(self, todo: int, total: int) -> str:
         """What is about to happen, in one line."""
         parts = [f"{total} trials", f"{len(self.done)} done"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
+        parts += [f"{len(self.pruned)} pruned"] if self.pruned else []
         return f"{self._study.full_name}: {', '.join(parts)}, {todo} to train"
 
     def summary(
@@ -111,7 +121,7 @@ class Books:
         missing = [
             cell.label
             for key, cell in self.cells.items()
-            if key not in self.done and key not in self.failed
+            if key not in self.done and key not in self.failed and key not in self.pruned
         ]
         failed = [
             {"key": key, "label": self.cells[key].label, "kind": f.kind, "message": f.message}
@@ -122,5 +132,5 @@ class Books:
             total=len(self.cells) + len(listed), done=len(self.done), trained=len(self.trained),
             failed=tuple(failed), missing=(*missing, *listed), interrupted=interrupted,
             complaints=tuple(dict.fromkeys(self.complaints)), folder=folder, changed=changed,
-            seconds=seconds,
+            seconds=seconds, pruned=len(self.pruned),
         )  # fmt: skip

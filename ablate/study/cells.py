@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig
 from ablate.study.tuning import Tuning, combinations, settings_text, with_settings
+
+if TYPE_CHECKING:
+    from ablate.study.search_parse import Search
 
 Role = Literal["", "tune", "final", "search"]
 
@@ -38,6 +41,8 @@ class StudyLike(Protocol):
     def seeds(self) -> Sequence[int]: ...
     @property
     def tune(self) -> Tuning | None: ...
+    @property
+    def search(self) -> Search | None: ...
     @property
     def raw(self) -> Sequence[VariantLike]: ...
     @property
@@ -73,6 +78,8 @@ class Cell:
 
     @property
     def label(self) -> str:
+        if self.role == "search":
+            return f"{self.variant_name}, {self.trial.arch}"
         tried = f" {settings_text(self.settings)}" if self.role == "tune" else ""
         return f"{self.variant_name}{tried}, seed {self.trial.seed}"
 
@@ -85,7 +92,8 @@ def cells(study: StudyLike, resolve_train: Callable[[TrainConfig], TrainConfig])
     """The cells of a study whose data is resolved, in its order.
 
     Of a study with `tune:` these are the trials that choose the recipes; the final ones follow
-    from them (`ablate.study.tuning_rows.final_cells`).
+    from them (`ablate.study.tuning_rows.final_cells`). Of a search it is the base alone, which
+    gives data and recipe to all.
 
     Args:
         resolve_train: fills in the fingerprint of initial weights; called once for each recipe.

@@ -98,6 +98,10 @@ class Driver:
     def _total(self) -> int:
         return len(self.books.cells) + len(self._waiting())
 
+    def _at_once(self) -> int:
+        """The most trials that are ever open together."""
+        return self._total()
+
     def _records(self) -> tuple[list[Cell], Mapping[str, Any]]:
         """The cells to write, and what `meta.json` keeps of them."""
         return self.resolved.cells, self.resolved.record
@@ -107,7 +111,7 @@ class Driver:
     def _train(self) -> None:
         settings = self.settings
         resources = Resources(
-            workers=settings.workers, per_gpu=settings.per_gpu, trials=self._total(),
+            workers=settings.workers, per_gpu=settings.per_gpu, trials=self._at_once(),
             plugins=self.study.plugins, threads=settings.threads, options=settings.options,
             folder=settings.runs,
         )  # fmt: skip
@@ -331,7 +335,7 @@ class Driver:
     def _complete(self, event: Event) -> Event:
         books = self.books
         label = books.cells[event.key].label if event.key else ""
-        done, failed = len(books.done), len(books.failed)
+        done, failed = len(books.done) + len(books.pruned), len(books.failed)
         return replace(event, label=label, total=self._total(), done=done, failed=failed)
 
     def _tell(self, kind: EventKind, key: str | None = None, message: str = "") -> None:

@@ -19,7 +19,7 @@ def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = sile
 
     A trial is done when its run folder holds a result or a committed row has its key; a trial
     that failed on this machine stays failed until `retry` names its kind. A study with `tune:`
-    first chooses each variant's recipe.
+    first chooses each variant's recipe; one with `design: search` asks Optuna what to train.
 
     Args:
         sink: is told what happens, see `ablate.study.progress`.
@@ -28,8 +28,15 @@ def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = sile
         AblateError: data, weights or settings are wrong; nothing was started.
     """
     settings = settings or Settings()
-    driver = Driver if study.tune is None else TuningDriver
-    return driver(study, settings, look_up(study, settings.runs), sink).run()
+    return _driver(study)(study, settings, look_up(study, settings.runs), sink).run()
+
+
+def _driver(study: StudyLike) -> type[Driver]:
+    if study.search is not None:
+        from ablate.study.search_run import SearchDriver  # Optuna: only where it is asked
+
+        return SearchDriver
+    return Driver if study.tune is None else TuningDriver
 
 
 def retry(

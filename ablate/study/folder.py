@@ -18,7 +18,7 @@ KNOWN = frozenset(
     {
         "trial.yaml", "environment.json", "metrics.csv", "timing.csv", "predictions.npz",
         "checkpoint-a.pt", "checkpoint-b.pt", "checkpoint-a.pt.sha256", "checkpoint-b.pt.sha256",
-        "log.txt", "owner", "result.json", "failure.json",
+        "log.txt", "owner", "stop", "result.json", "failure.json",
     }
 )  # fmt: skip
 _KNOWN_PATTERN = re.compile(r"\..*\.tmp|.*\.(retried|damaged|memory)-\d+")
@@ -38,6 +38,11 @@ class RunFolder:
     @property
     def owner(self) -> Path:
         return self.path / "owner"
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks this trial alone to finish its epoch and stop; any machine sees it."""
+        return self.path / "stop"
 
     def result(self) -> TrialResult | None:
         """The finished trial's result, or None where there is none.

@@ -10,7 +10,7 @@ from ablate.study.schema import BUDGETS, CONFIGS, KEYS, fields, shown
 from ablate.study.tuning import TUNE_KEYS
 from ablate.study.yaml_source import Document, KeyPath, parse_value
 
-_REPLACED_WHOLE = frozenset({"match", "tune", "seeds"})
+_REPLACED_WHOLE = frozenset({"match", "tune", "seeds", "space"})
 
 
 def apply_profile(document: Document, profile: str | None) -> Document:
@@ -68,6 +68,8 @@ def _path(document: Document, key: str, place: str) -> KeyPath:
         check_setting(rest, place)
     elif top in ("factors", "tune", "baseline"):
         _check_factor(document, top, rest, place)
+    elif top in ("search", "space"):
+        pass  # read strictly later
     elif top == "cluster":
         return (top, *rest.split("."))
     else:

@@ -25,10 +25,10 @@ from ablate.study.detectable import Detectable, detectable
 from ablate.study.expected import expected_speeds, network_of, trial_seconds
 from ablate.study.plan_table import plan_columns, plan_notes, plan_rows
 from ablate.study.probe import Speed
-from ablate.study.shelf import Shelf
+from ablate.study.search_plan import SearchPlan, plan_search
 from ablate.study.spec import Study
 from ablate.study.status import status
-from ablate.study.store import with_finals
+from ablate.study.store import following_cells
 from ablate.study.variants import Variant
 
 PROBES = ("some", "all", "none")
@@ -167,8 +167,10 @@ def plan(
     device: str = "auto",
     workers: int = 1,
     tolerance: float | None = None,
-) -> Plan:
+) -> Plan | SearchPlan:
     """Build every variant on the meta device, and say what the study costs and can show.
+
+    Of a search, random points of its space are built instead.
 
     Trains nothing and writes nothing. Where the data is not there, costs are told all the same,
     with the classes that its name stands for, and a note says so.
@@ -190,6 +192,11 @@ def plan(
     if workers < 1:
         raise ConfigError(f"`workers` must be at least 1, but got {workers}")
     study, infos, remarks = _with_data(study)
+    if study.search is not None:
+        return plan_search(
+            study, infos, remarks, runs=runs, results=results, probe=probe, device=device,
+            workers=workers,
+        )  # fmt: skip
     built = _built(study)
     speeds, place, probes = expected_speeds(
         study, built, probe if infos else "none", device, workers
@@ -199,7 +206,7 @@ def plan(
     variants = tuple(
         _planned(study, variant, built, speeds, infos, limit) for variant in study.variants
     )
-    trials = _planned_trials(study, infos, speeds, statuses, Shelf(Path(runs), Path(results)))
+    trials = _planned_trials(study, infos, speeds, statuses, Path(runs), Path(results))
     return Plan(
         study=study.name, profile=study.profile, design=study.design, variants=variants,
         trials=trials, device=place, probes=probes,
@@ -215,10 +222,11 @@ def _planned_trials(
     infos: Mapping[DataConfig, DatasetInfo],
     speeds: Mapping[str, Speed | None],
     statuses: Mapping[str, str],
-    shelf: Shelf,
+    runs: Path,
+    results: Path,
 ) -> tuple[PlannedTrial, ...]:
     found = []
-    for cell in with_finals(study, cells(study, lambda train: train), shelf):
+    for cell in following_cells(study, cells(study, lambda train: train), runs, results):
         info, speed = infos.get(cell.trial.data), speeds[cell.variant_name]
         found.append(
             PlannedTrial(

@@ -43,7 +43,7 @@ class Scalars(BaseModel):
     train: TrainConfig = TrainConfig()
 
 
-_MAPPINGS = ("options", "baseline", "match", "tune", "cluster", "profiles")
+_MAPPINGS = ("options", "baseline", "match", "tune", "cluster", "search", "space", "profiles")
 _LISTS = ("exclude", "include", "plugins")
 KEYS = (*Scalars.model_fields, "factors", "seeds", *_MAPPINGS, *_LISTS)
 _NOT_IN_PROFILES = ("study", "profiles", "plugins")

@@ -16,16 +16,14 @@ from ablate.study.yaml_source import Document, KeyPath
 def study_rows(document: Document, design: str, factors: Sequence[Factor]) -> tuple[list[Row], int]:
     """The rows of a study in order, and the place of the baseline among them.
 
+    A search has one row without levels: the network that it varies.
+
     Raises:
         StudyError: no rows, the baseline excluded, an unknown factor or level, a row excluded
             that is not there, or one included that is there already.
     """
     if design == "search":
-        raise document.error(
-            "design 'search' is not available in this version; choose from grid, one_at_a_time, "
-            "leave_one_out, add_one_in",
-            "design",
-        )
+        return [{}], 0
     given = _levels(document, ("baseline",), document.data.get("baseline") or {}, factors)
     baseline = baseline_row(factors, given, design)
     rows = design_rows(factors, design, baseline) if factors else []

@@ -58,6 +58,7 @@ class Summary:
         folder: where the results were written.
         changed: whether anything in it changed.
         seconds: the run took.
+        pruned: trials that a search stopped early.
     """
 
     total: int
@@ -70,6 +71,7 @@ class Summary:
     folder: Path
     changed: bool
     seconds: float
+    pruned: int = 0
 
     @property
     def exit_code(self) -> int:

@@ -42,19 +42,25 @@ class Found:
 
 
 class Shelf:
-    """Looks up trials by key, as they are when the shelf is made."""
+    """Looks up trials by key, as they are when the shelf is made.
+
+    That a search stopped a trial is no verdict on it: another study trains it to its end.
+    """
 
     def __init__(self, runs: Path, results: Path) -> None:
-        self._runs = runs
+        self.runs = runs
         self._keys = run_keys(runs)
         self._files: dict[Path, list[Row]] = {}
         self._written: dict[str, int] = {}
+        self.pruned: dict[str, Row] = {}
         found: list[Row] = []
         for name in (SUPERSEDED, TRIALS):
             for path in sorted(results.glob(f"*/{name}")):
                 written = path.stat().st_mtime_ns
                 rows = self._files[path] = read_rows(path)
-                found += ({**row, "variant_name": None} for row in rows)
+                self.pruned |= {row["key"]: row for row in rows if row["status"] == "pruned"}
+                ended = (row for row in rows if row["status"] != "pruned")
+                found += ({**row, "variant_name": None} for row in ended)
                 self._written.update((row["key"], written) for row in rows)
         self._rows = {row["key"]: row for row in best_of_each(found)}
 
@@ -65,7 +71,7 @@ class Shelf:
     def find(self, key: str) -> Found:
         """What is known of the trial with this key."""
         row = self._rows.get(key)
-        folder = RunFolder(self._runs / key) if key in self._keys else None
+        folder = RunFolder(self.runs / key) if key in self._keys else None
         if folder is None:
             return Found(row=row)
         if row is not None and row["status"] == "done" and not self._is_later(key):
@@ -80,7 +86,7 @@ class Shelf:
     def _is_later(self, key: str) -> bool:
         """Whether the run folder's result was written after the committed row."""
         try:
-            return os.stat(f"{self._runs}/{key}/result.json").st_mtime_ns > self._written[key]
+            return os.stat(f"{self.runs}/{key}/result.json").st_mtime_ns > self._written[key]
         except FileNotFoundError:
             return False
 

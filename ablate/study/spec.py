@@ -29,6 +29,7 @@ from ablate.study.schema import (
     check_structure,
     check_texts,
 )
+from ablate.study.search_parse import Search, check_keys, parse_search
 from ablate.study.selection import study_rows
 from ablate.study.tuning import Tuning, parse_tune, with_settings
 from ablate.study.variants import (
@@ -57,7 +58,7 @@ class Study:
         path: its file.
         settings: the file's content with profile and overrides applied, as plain values.
         factors: name -> what varies.
-        design: "grid", "one_at_a_time", "leave_one_out" or "add_one_in".
+        design: "grid", "one_at_a_time", "leave_one_out", "add_one_in" or "search".
         seeds: of every variant.
         match: the budget that variants are resized to, or None.
         variances: "welch", or "pooled" where equal variances are declared beforehand.
@@ -88,6 +89,7 @@ class Study:
     power: float
     sd: float | None
     tune: Tuning | None
+    search: Search | None
     cluster: Mapping[str, Mapping[str, Any]]
     plugins: tuple[str, ...]
     raw: tuple[Variant, ...]
@@ -191,6 +193,7 @@ def load_study(
 
 def _study(document: Document, path: Path, profile: str | None, plugins: tuple[str, ...]) -> Study:
     scalars = check_scalars(document)
+    check_keys(document, scalars.design)
     seeds = check_seeds(document)
     options = flat_settings(document.data.get("options") or {}, document, ("options",))
     dotted = [name for name in options if "." in name or name == "model"]
@@ -201,8 +204,10 @@ def _study(document: Document, path: Path, profile: str | None, plugins: tuple[s
     builder = Builder(document, seeds)
     by_name = {factor.name: factor for factor in factors}
     variants = tuple(builder.variant(row, by_name) for row in rows)
-    if builder.unused_options:
-        name = sorted(builder.unused_options)[0]
+    search = parse_search(document, scalars.design, seeds, variants[0].data, variants[0].train)
+    unused = builder.unused_options if search is None else search.space.unused_options()
+    if unused:
+        name = sorted(unused)[0]
         raise document.error(f"option {name!r} has no block in any variant", "options", name)
     check_distinct(variants, rows)
     for variant in variants:
@@ -214,6 +219,7 @@ def _study(document: Document, path: Path, profile: str | None, plugins: tuple[s
         settings=document.data, factors=by_name, design=scalars.design, seeds=seeds,
         match=check_match(document), variances=scalars.variances, alpha=scalars.alpha,
         power=scalars.power, sd=scalars.sd, tune=parse_tune(document, variants, varied, seeds),
+        search=search,
         cluster=check_cluster(document, "cluster"), plugins=plugins, raw=variants,
         rows=tuple(rows), baseline_index=baseline,
     )  # fmt: skip

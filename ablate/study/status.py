@@ -16,7 +16,7 @@ from ablate.study.owner import describe
 from ablate.study.resolution import recorded
 from ablate.study.shelf import Found, Shelf
 from ablate.study.slurm_records import submitted
-from ablate.study.store import study_folder, with_finals
+from ablate.study.store import following_cells, study_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class TrialStatus:
     """One trial.
 
     Args:
-        status: done, running, failed, started (begun, and nobody trains it) or missing.
+        status: done, running, failed, started (begun, and nobody trains it), missing, or pruned
+            (stopped by its search).
         failure, message: why it failed.
         owner: who trains it: host, pid, job, silent_seconds.
         epoch: finished epochs of a trial that is not done.
@@ -69,14 +70,15 @@ def status(
     resolved = recorded(study, study_folder(study, results))
     shelf = Shelf(Path(runs), Path(results))
     trials, complaints = [], []
-    for cell in with_finals(study, resolved.cells, shelf):
+    for cell in following_cells(study, resolved.cells, Path(runs), Path(results)):
         found = shelf.find(cell.key)
         fingerprint = resolved.fingerprints.get(cell.trial.data.name)
         trials.append(_trial(cell, found, study.plugins, fingerprint))
         if found.folder is not None:
             complaints += found.folder.complaints(verdicts=found.looked)
     states = Counter(trial.status for trial in trials)
-    order = ("done", "running", "started", "failed", "missing")
+    order = ["done", "running", "started", "failed", "missing"]
+    order += ["pruned"] if states["pruned"] else []
     return StudyStatus(
         trials=tuple(trials),
         counts={state: states[state] for state in order},
@@ -101,9 +103,11 @@ def _trial(
     if found.done:
         changed = stale_changes(found, plugins, fingerprint)
         return TrialStatus(**named, status="done", stale=tuple(changed))
-    if found.row is not None and found.folder is None:
+    if found.row is not None and found.folder is None and cell.pruned_epoch is None:
         told = {"failure": found.row["failure"], "message": found.row["failure_message"]}
         return TrialStatus(**named, status="failed", **told)
+    if cell.pruned_epoch is not None:
+        return TrialStatus(**named, status="pruned", epoch=cell.pruned_epoch)
     if found.folder is not None:
         return _unfinished(named, found.folder, found.failure)
     return TrialStatus(**named, status="missing")

@@ -22,6 +22,7 @@ from ablate.study.curves import (
     CURVES,
     committed_curves,
     read_curves,
+    read_metrics,
     sort_curves,
     study_curves,
     write_curves,
@@ -59,18 +60,25 @@ def recorded_cells(study: StudyLike, results: PathLike, runs: PathLike = "runs")
 def known_cells(study: StudyLike, results: PathLike, runs: PathLike = "runs") -> list[Cell]:
     """As `recorded_cells`, with the trials of a tuned study's tuning behind them."""
     found = recorded(study, study_folder(study, results)).cells
-    if study.tune is None:
-        return found
-    return with_finals(study, found, Shelf(Path(runs), Path(results)))
+    return following_cells(study, found, Path(runs), Path(results))
 
 
-def with_finals(study: StudyLike, cells: list[Cell], shelf: Shelf) -> list[Cell]:
-    """The cells of a study: of a tuned one the final trials, as far as chosen, come first."""
+def following_cells(study: StudyLike, cells: list[Cell], runs: Path, results: Path) -> list[Cell]:
+    """The cells of a study with those that follow from others.
+
+    Of a tuned study the final trials, as far as they are chosen, come first; of a search these
+    are the trials that it has proposed so far.
+    """
+    if study.search is not None:
+        from ablate.study.search_rows import search_cells
+
+        return search_cells(study, cells[0], runs=runs, results=results)
     if study.tune is None:
         return cells
     from ablate.study.tuning_rows import choose, final_cells, tried_trials
 
-    return [*final_cells(study, choose(tried_trials(cells, shelf)), cells), *cells]
+    tried = tried_trials(cells, Shelf(runs, results))
+    return [*final_cells(study, choose(tried), cells), *cells]
 
 
 def load_results(
@@ -169,7 +177,25 @@ def _row(cell: Cell, shelf: Shelf) -> Row:
         failure = found.failure
         told = {"failure": failure.kind, "failure_message": failure.message}
         return {**named, "status": "failed", **told, **_provenance(found.folder)}
+    if cell.pruned_epoch is not None:
+        return {**named, **_stopped_at(cell, shelf)}
     return {**named, "status": "missing"}
+
+
+def _stopped_at(cell: Cell, shelf: Shelf) -> Row:
+    """What a trial that its search stopped had reached."""
+    found: Row = {"status": "pruned", "pruned_epoch": cell.pruned_epoch}
+    path = shelf.runs / cell.key / "metrics.csv"
+    if path.exists():
+        curve = read_metrics(path)
+        at = curve[curve["epoch"] == cell.pruned_epoch]
+        for name in ("val_top1", "val_loss"):
+            if not at.empty and not pd.isna(at[name].iloc[0]):
+                found[name] = float(at[name].iloc[0])
+    else:
+        before = shelf.pruned.get(cell.key) or {}
+        found |= {name: before.get(name) for name in ("val_top1", "val_loss")}
+    return found
 
 
 def label(cell: Cell) -> Row:

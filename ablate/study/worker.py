@@ -172,7 +172,7 @@ def _fit(
     fit = order.fit or _default_fit()
 
     def should_stop() -> bool:
-        return _stopping(order.lease) or ownership.lost
+        return _stopping(order.lease) or ownership.lost or folder.stop.exists()
 
     def attempt(accumulate: int) -> TrialResult:
         return fit(
