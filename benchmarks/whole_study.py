@@ -1,0 +1,134 @@
+"""A whole study by `ablate run` against a plain Lightning script, one process a trial.
+
+    python benchmarks/whole_study.py DATA
+
+Same network (coat-lite-micro), images, epochs and batch, on the cores of this machine. The plain
+script (`benchmarks/plain_study.py`) trains one seed after the other: with Lightning's defaults
+(fp32), and again in our precision and memory format. `ablate run` starts with an empty cache of
+images: decoding them once is inside its time, as its start, its plan and its report are. Printed
+are wall-clock ratios, and the accuracies with 95% intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import scipy.stats
+
+HERE = Path(__file__).parent
+STUDY = """\
+study: whole
+model: coat-lite-micro
+factors: {{cpe: [true]}}
+seeds: {seeds}
+data:
+  name: image_folder
+  root: {root}
+  image_size: 32
+  val_fraction: 0.01
+  train_fraction: {fraction}
+  eval_subset: 500
+train:
+  epochs: {epochs}
+  batch_size: 128
+  lr: 2e-3
+  warmup_epochs: 1
+  crop: pad
+  hflip: true
+  label_smoothing: 0.1
+  precision: {precision}
+  channels_last: {channels_last}
+"""
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, str]:
+    """Wall-clock seconds and output of a command, with its own cache."""
+    env = {**os.environ, "ABLATE_CACHE": str(folder / "cache")}
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return time.perf_counter() - start, done.stdout
+
+
+def by_ablate(args: argparse.Namespace, folder: Path) -> tuple[float, list[float]]:
+    """Seconds of the study and the accuracy of every seed."""
+    study = folder / "whole.yaml"
+    study.write_text(
+        STUDY.format(
+            seeds=args.seeds,
+            root=args.data,
+            fraction=args.images / 50_000,
+            epochs=args.epochs,
+            precision=args.precision,
+            channels_last=str(args.precision == "bf16").lower(),
+        )
+    )
+    run = [sys.executable, "-m", "ablate", "run", str(study), "--device", "cpu"]
+    seconds, _ = timed(run, folder)
+    _, rows = timed([sys.executable, "-m", "ablate", "results", str(study), "--json"], folder)
+    return seconds, [row["top1"] for row in json.loads(rows)["rows"]]
+
+
+def by_script(
+    args: argparse.Namespace, folder: Path, options: list[str]
+) -> tuple[float, list[float]]:
+    """Seconds of all seeds, one after the other, and their accuracies."""
+    total, found = 0.0, []
+    for seed in range(args.seeds):
+        command = [sys.executable, str(HERE / "plain_study.py"), str(args.data)]
+        command += ["--seed", str(seed), "--epochs", str(args.epochs)]
+        command += ["--images", str(args.images), *options]
+        seconds, out = timed(command, folder)
+        total += seconds
+        found.append(json.loads(out.splitlines()[-1])["top1"])
+    return total, found
+
+
+def shown(found: list[float]) -> str:
+    """Mean and 95% interval."""
+    half = 0.0
+    if len(found) > 1:
+        half = scipy.stats.t.ppf(0.975, len(found) - 1) * statistics.stdev(found)
+    return f"{statistics.mean(found):.1f} ± {half / len(found) ** 0.5:.1f}%"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="CIFAR-10 as folders: train/CLASS/*, test/CLASS/*")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--images", type=int, default=5000, help="training images of 50,000")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"), help="ours")
+    args = parser.parse_args()
+    args.data = args.data.resolve()
+    same = ["--precision", "bf16-mixed", "--channels-last"] if args.precision == "bf16" else []
+    with TemporaryDirectory() as name:
+        folders = [Path(name, part) for part in ("ablate", "defaults", "same")]
+        for folder in folders:
+            folder.mkdir()
+        ours, accuracy = by_ablate(args, folders[0])
+        print(f"ablate run, {args.precision}: {ours:.0f} s, {shown(accuracy)}", flush=True)
+        for label, options, folder in (
+            ("plain script, Lightning's defaults", [], folders[1]),
+            (f"plain script, {args.precision} as ours", same, folders[2]),
+        ):
+            seconds, accuracy = by_script(args, folder, options)
+            print(
+                f"{label}: {seconds:.0f} s, {seconds / ours:.2f} times ours, {shown(accuracy)}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
