@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,42 @@ def example(
         for variant, mean in zip(study.variants, means, strict=True)
         for trial in variant.trials
     ]
+    return study, pd.DataFrame(rows)
+
+
+SEARCH = """\
+# Which small hybrid is best for its cost?
+study: tiny
+model: coatnet-micro
+design: search
+space:
+  layout: [C-C-C-C, C-C-C-T, C-C-T-T]
+  stage3.width: {low: 32, high: 96, step: 32}
+  stage4.head_dim: {values: [16, 32], when: {layout: [C-C-C-T, C-C-T-T]}}
+  train.lr: {low: 3e-4, high: 3e-3, log: true}
+search: {sampler: nsga2, trials: 24, objectives: [val_top1, macs]}
+data: {name: digits-canvas, image_size: 32}
+train: {epochs: 1}
+"""
+
+
+def searched(folder: Path, trials: int = 24) -> tuple[Study, pd.DataFrame]:
+    """A search with random points: more accurate with the rate, a little with the width."""
+    path = folder / "tiny.yaml"
+    path.write_text(SEARCH)
+    study = load_study(path)
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(trials):
+        layout, width = ("C-C-C-C", "C-C-C-T", "C-C-T-T")[number % 3], 32 * (1 + number // 3 % 3)
+        rate = float(10 ** generator.uniform(-3.5, -2.53))
+        point = {"layout": layout, "stage3.width": width, "train.lr": rate}
+        point |= {"stage4.head_dim": 16 + 16 * (number % 2)} if layout != "C-C-C-C" else {}
+        top1 = 90 + 10 * np.log10(rate) + width / 32
+        made = row(study, study.variants[0], 0, f"{number:064x}", top1=top1, val_top1=top1 + 1,
+                   macs=10**5 * width)  # fmt: skip
+        rows.append({**made, "variant_name": f"trial {number}", "variant": point,
+                     "role": "search", "number": number})  # fmt: skip
     return study, pd.DataFrame(rows)
 
 

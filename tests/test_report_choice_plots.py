@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import escape
-from report_examples import curves_of, example, fail
+from report_examples import curves_of, example, fail, searched
 
 from ablate.errors import ResultsError
 from ablate.report import plot
@@ -85,17 +84,36 @@ def test_every_seed_and_the_interval_of_each_variant_are_shown() -> None:
     shown = sorted(y for mark in marks(figure, "points") for y in mark["y"])
     assert shown == pytest.approx(sorted(rows["top1"]), abs=1e-3)
     means = marks(figure, "mean")
-    assert len(means) == 4
-    assert all(mark["y_interval"][0] < mark["y"][0] < mark["y_interval"][1] for mark in means)
+    assert sum(len(mark["y"]) for mark in means) == 4
+    for mark in means:
+        ends = mark["y_interval"]
+        assert all(
+            low < y < high for low, y, high in zip(ends[::2], mark["y"], ends[1::2], strict=True)
+        )
 
 
-def test_a_search_is_judged_where_it_looked_on_validation() -> None:
-    study, rows = costly()
-    searched = dataclasses.replace(study, design="search")
-    rows = rows.assign(val_top1=rows["top1"] - 5)
-    figure = draw("pareto", searched, rows, curves_of(rows))
+def test_a_search_is_judged_where_it_looked_on_validation(tmp_path: Path) -> None:
+    study, rows = searched(tmp_path)
+    figure = draw("pareto", study, rows, curves_of(rows))
     assert figure.axes[0].get_ylabel() == "Validation top-1 (%)"
-    assert max(y for mark in marks(figure, "line") for y in mark["y"]) == 72.5
+    assert max(y for mark in marks(figure, "line") for y in mark["y"]) == pytest.approx(
+        rows["val_top1"].max(), abs=1e-3
+    )
+    best = rows.loc[rows["val_top1"].idxmax()]
+    assert any(
+        name.startswith(f"{best['variant_name']}: C-C-") for name in names_in(figure.axes[0])
+    )
+    assert {end for mark in marks(figure, "mean") for end in mark["y_interval"]} == {None}
+    assert "One seed each" in figure._supxlabel.get_text()
+
+
+def test_a_search_shows_its_front_and_what_mattered(tmp_path: Path) -> None:
+    study, rows = searched(tmp_path)
+    assert showable(rows, curves_of(rows)) == ["pareto", "importances"]
+    shares, used = factor_shares(study, rows)
+    assert next(iter(shares)) == "train.lr"
+    assert used == 16  # those that have a transformer to set head_dim of
+    assert set(shares) == {"train.lr", "layout", "stage3.width", "stage4.head_dim"}
 
 
 def test_a_failed_trial_is_on_no_front() -> None:

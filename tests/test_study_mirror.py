@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from report_examples import curves_of, example, fail
+from report_examples import curves_of, example, fail, searched
 
 from ablate.errors import AblateError, ResultsError
 from ablate.study.mirror import Mirror, accuracy_column, mirror, search_space, with_tuning
@@ -161,3 +161,21 @@ def test_a_finished_trial_that_lacks_an_objective_is_not_shown_as_failed() -> No
     both = with_tuning(rows, tuning_of(rows))
     found = mirror(study, both, curves_of(rows), objectives=("top1",))
     assert len(found.trials) == 12  # the test split was not read in the tuning
+
+
+def test_a_search_has_its_own_space_and_objectives(tmp_path: Path) -> None:
+    study, rows = searched(tmp_path)
+    rows = rows.sample(frac=1, random_state=0)
+    begun = rows.assign(status=["done"] * 3 + ["missing"] * 21)
+    following = Mirror(study, begun)
+    following.update(begun, curves_of(rows))
+    following.update(rows, curves_of(rows))  # levels that no earlier trial had are known already
+    found = following.optuna
+    assert found.metric_names == ["val_top1", "macs"]
+    assert [t.user_attrs["number"] for t in found.trials[3:]] == sorted(
+        t.user_attrs["number"] for t in found.trials[3:]
+    )
+    ranges = found.trials[0].distributions
+    assert ranges["layout"] == CategoricalDistribution(["C-C-C-C", "C-C-C-T", "C-C-T-T"])
+    assert ranges["train.lr"] == FloatDistribution(3e-4, 3e-3, log=True)
+    assert {"stage4.head_dim" in trial.params for trial in found.trials} == {True, False}

@@ -21,8 +21,8 @@ from ablate.cli.common import example, folders, study_arguments, tuning_of
 @study_arguments
 @folders
 @click.option("--objective", "objectives", multiple=True, metavar="NAME",
-              help="val_top1, top1, params or macs; two make a Pareto front "
-              "(default: val_top1, or top1 where nothing is held out).")  # fmt: skip
+              help="val_top1, val_loss, top1, params or macs; two make a Pareto front (default: a "
+              "search's own, else val_top1, or top1 where nothing is held out).")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Interface to listen on; others than this machine reach 0.0.0.0.")  # fmt: skip
 @click.option("--port", type=int, default=8080, show_default=True, help="0 takes a free one.")
@@ -42,8 +42,10 @@ def dashboard_command(
     """Show the trials of STUDY in a browser, with optuna-dashboard, until Ctrl-C.
 
     Trials of every design are shown, from run folders and committed results, and new ones while a
-    sweep runs. It only reads: notes and names that are changed on the page are not kept. Needs
-    `pip install 'ablate-vision[dashboard]'`.
+    sweep runs. It only reads: notes and names that are changed on the page are not kept.
+
+    \b
+    Needs: pip install 'ablate-vision[dashboard]'
     """
     from ablate.report.dashboard import Dashboard
     from ablate.study.mirror import with_tuning

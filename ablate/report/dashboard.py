@@ -44,7 +44,7 @@ class Dashboard:
         load: reads them.
         host: the interface to listen on.
         port: 0 takes a free one.
-        objectives: of `ablate.study.mirror.DIRECTIONS`; accuracy alone where empty.
+        objectives: of `ablate.study.mirror.DIRECTIONS`; default: see `Mirror`.
 
     Raises:
         AblateError: optuna-dashboard is not installed, or nothing can listen there.

@@ -111,7 +111,7 @@ def _mean(container: Any) -> Mark:
     names = [n for n, has in (("x", container.has_xerr), ("y", container.has_yerr)) if has]
     intervals = {}
     for name, drawn in zip(names, bars, strict=True):
-        ends = [segment[:, 0 if name == "x" else 1] for segment in drawn.get_segments()]
+        ends = [path.vertices[:, 0 if name == "x" else 1] for path in drawn.get_paths()]
         intervals[f"{name}_interval"] = [end for pair in ends for end in pair]
     return _mark("mean", container, x=point.get_xdata(), y=point.get_ydata(), **intervals)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from ablate.errors import ResultsError
 from ablate.report import style
 from ablate.report.cost_plots import COSTS, name_beside, pareto_front, unit_of
+from ablate.report.search_tables import layout_of
 from ablate.report.statistics import Summary, summarize
 from ablate.study.mirror import accuracy_column
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from ablate.study.spec import Study
 
 _DOMINATED = "#999999"
+_REPEATED = (
+    "Named: no other variant has a higher mean at the same cost or less; grey: the others. "
+    "Faint: every seed. Bars: 95% interval of the mean."
+)
+_SEARCHED = (
+    "Named: no other network is more accurate at the same cost or less; grey: the others. One seed "
+    "each:\nwhich of two neighbours is better needs a study of them with several."
+)
 _SPLITS = {"top1": "Test", "val_top1": "Validation"}
 
 
@@ -52,13 +61,10 @@ def pareto(study: Study, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         )
     figure, axes = style.new_figure(1, 2, height=3.4)
     for place, column in zip(axes, ("macs", "params"), strict=True):
-        _panel(place, points(rows, column, metric), column)
+        _panel(place, points(rows, column, metric), column, study.design == "search")
         place.set(ylabel=f"{_SPLITS[metric]} top-1 (%)")
         style.keep_possible(place, y=metric)
-    note = "Named: no other variant has a higher mean at the same cost or less; grey: the others."
-    style.legend_below(
-        figure, axes[0], f"{note} Faint: every seed. Bars: 95% interval of the mean."
-    )
+    style.legend_below(figure, axes[0], _SEARCHED if study.design == "search" else _REPEATED)
     figure.suptitle(f"{study.name}: accuracy against cost", fontsize=10)
     return figure
 
@@ -102,17 +108,27 @@ def front(found: list[Point]) -> list[Point]:
     return [by_place[end] for end in ends]
 
 
-def _panel(axes: Axes, found: list[Point], column: str) -> None:
+def _panel(axes: Axes, found: list[Point], column: str, is_search: bool) -> None:
     size, unit = unit_of([point.cost for point in found])
     best = front(found)
-    for point in found:
-        colour = style.colour(0) if point in best else _DOMINATED
-        axes.scatter([point.cost / size] * len(point.runs), point.runs, s=9, color=colour,
-                     alpha=0.4, linewidths=0, zorder=2)  # fmt: skip
-        style.mean(axes, point.cost / size, point.accuracy, 0, color=colour,
-                   zorder=4 if point in best else 3)  # fmt: skip
+    names = {point.name for point in best}
+    _group(axes, [point for point in found if point.name not in names], size, _DOMINATED)
+    _group(axes, best, size, style.colour(0))
     axes.plot([p.cost / size for p in best], [p.accuracy.mean for p in best],
               drawstyle="steps-post", color=style.colour(0), lw=0.9, zorder=1)  # fmt: skip
-    name_beside(axes, [(p.name, p.cost / size, p.accuracy.mean) for p in best], style.colour(0))
+    texts = [f"{p.name}: {layout_of(p.arch)}" if is_search else p.name for p in best]
+    named = [(text, p.cost / size, p.accuracy.mean) for text, p in zip(texts, best, strict=True)]
+    name_beside(axes, named, style.colour(0))
     axes.set(xlabel=f"{COSTS[column]} ({unit})" if unit else COSTS[column])
     axes.margins(x=0.08)
+
+
+def _group(axes: Axes, group: list[Point], size: float, colour: str) -> None:
+    """Every seed and the means with their intervals, at once: a search has thousands of points."""
+    if not group:
+        return
+    runs = [(point.cost / size, top1) for point in group for top1 in point.runs]
+    x, y = zip(*runs, strict=True)
+    axes.scatter(x, y, s=9, color=colour, alpha=0.4, linewidths=0, zorder=2)
+    costs = [point.cost / size for point in group]
+    style.means(axes, costs, [point.accuracy for point in group], 0, color=colour)

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 Entry = Mapping[Any, Any]
 """One row, by column."""
 
+_MINIMIZED = ("val_loss", "params", "macs")
 DIRECTIONS: Mapping[str, Literal["maximize", "minimize"]] = MappingProxyType(
-    {"val_top1": "maximize", "top1": "maximize", "params": "minimize", "macs": "minimize"}
+    {"val_top1": "maximize", "top1": "maximize", **dict.fromkeys(_MINIMIZED, "minimize")}
 )
 """What can be an objective of a mirror: column of the rows -> which way is better."""
 
@@ -77,7 +78,7 @@ class Mirror:
     Args:
         study: its factors make the search space, its full name is the Optuna study's.
         rows: decide whether accuracy is of the validation or of the test split.
-        objectives: of `DIRECTIONS`; accuracy alone where empty.
+        objectives: of `DIRECTIONS`; default: those of a search, else accuracy alone.
         storage: default: in memory. A study of the same name in it is replaced.
 
     Raises:
@@ -92,7 +93,8 @@ class Mirror:
         objectives: Sequence[str] = (),
         storage: BaseStorage | str | None = None,
     ) -> None:
-        self.objectives = _checked(objectives or (accuracy_column(rows),))
+        own = study.search.objectives if study.search else (accuracy_column(rows),)
+        self.objectives = _checked(objectives or own)
         self.space = search_space(study, rows)
         self._places = {variant.name: index for index, variant in enumerate(study.variants)}
         self._seen: set[tuple[str, str, str]] = set()
@@ -150,6 +152,8 @@ def search_space(study: Study, rows: pd.DataFrame) -> dict[str, BaseDistribution
     Numbers are an interval, logarithmic where they span a decade; all else is a choice of texts.
     """
     found = {name: list(factor.values) for name, factor in study.factors.items()}
+    for dimension in study.search.space.dimensions if study.search else ():
+        found[dimension.name] = list(dimension.values or (dimension.low, dimension.high))
     variants = [variant.levels for variant in study.variants]
     for parameters in [*variants, *map(_parameters, rows.to_dict("records"))]:
         for name, level in parameters.items():
