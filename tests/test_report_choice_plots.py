@@ -258,6 +258,7 @@ def test_the_same_rows_give_the_same_bytes(kind: str, tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_the_page_has_all_that_apply(tmp_path: Path) -> None:
     study, rows = costly()
     page = write_page(study, rows, curves_of(rows), tmp_path / "r.html", tuning=tuned(study))
