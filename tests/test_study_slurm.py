@@ -269,6 +269,7 @@ def test_the_owner_of_another_job_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "runs" / TRIALS[0].key
     path.mkdir(parents=True)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr("ablate.study.slurm_job.time.sleep", lambda seconds: pytest.fail("waits"))
     with Ownership(path):
         monkeypatch.setenv("SLURM_JOB_ID", "8")
         limit = Limit(minutes=10, signal_seconds=90)
@@ -454,8 +455,10 @@ def test_times_are_read_as_sbatch_reads_them(text: str, minutes: int) -> None:
         ("partiton: gpu", r"c.yaml:2: in slurm: unknown key 'partiton' \(did you mean 'partition'"),
         ("time: 2h", r"c.yaml:2: slurm.time: must be minutes, \"HH:MM:SS\".*but got '2h'"),
         ('time: "0:00"', r"c.yaml:2: slurm.time: must be at least a minute"),
-        ("time: 0", r"c.yaml:2: slurm.time.* must be at least 1, but got 0"),
-        ("gpus: -1", r"c.yaml:2: slurm.gpus.* must be at least 0, but got -1"),
+        ("time: 0", r"c.yaml:2: slurm.time: must be at least a minute, but got 0"),
+        ("time: 1.5", r"c.yaml:2: slurm.time: must be minutes, \"HH:MM:SS\".*but got 1.5"),
+        ("gpus: -1", r"c.yaml:2: slurm.gpus: must be a number, or a kind.*but got -1"),
+        ("gpus: a100", r"c.yaml:2: slurm.gpus: must be a number, or a kind.*but got 'a100'"),
         ("cpus: 0", r"c.yaml:2: slurm.cpus must be at least 1, but got 0"),
         ("setup: module load", r"c.yaml:2: slurm.setup must be a list"),
         ("poll_seconds: 0.1", r"c.yaml:2: slurm.poll_seconds must be at least 1"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
+_GPUS = re.compile(r"([\w.-]+:)?\d+")
+_TIMES = 'must be minutes, "HH:MM:SS" or "D-HH:MM:SS"'
 _CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
@@ -38,10 +40,8 @@ class SlurmOptions(BaseModel):
     qos: Text | None = None
     constraint: Text | None = None
     reservation: Text | None = None
-    time: Count | Text = 240
-    gpus: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[\w.-]+:\d+$")] | None = (
-        None
-    )
+    time: int | str = 240
+    gpus: int | str | None = None
     cpus: Count | None = None
     mem: Text | None = None
     setup: tuple[Text, ...] = ()
@@ -51,12 +51,22 @@ class SlurmOptions(BaseModel):
     poll_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 20.0
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
 
-    @field_validator("time")
+    @field_validator("time", mode="before")
     @classmethod
-    def _is_a_time(cls, value: int | str) -> int | str:
-        if isinstance(value, str):
-            minutes_of(value)
+    def _is_a_time(cls, value: Any) -> Any:
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise ValueError(f"{_TIMES}, but got {value!r}")
+        if minutes_of(value if isinstance(value, str) else str(value)) < 1:
+            raise ValueError(f"must be at least a minute, but got {value!r}")
         return value
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _are_gpus(cls, value: Any) -> Any:
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if value is None or is_count or (isinstance(value, str) and _GPUS.fullmatch(value)):
+            return value
+        raise ValueError(f'must be a number, or a kind with a number, "a100:1", but got {value!r}')
 
     @property
     def minutes(self) -> int:
@@ -75,7 +85,7 @@ def minutes_of(text: str) -> int:
     """
     found = _CLOCK.fullmatch(text)
     if found is None:
-        raise ValueError(f'must be minutes, "HH:MM:SS", or "D-HH:MM:SS", but got {text!r}')
+        raise ValueError(f"{_TIMES}, but got {text!r}")
     parts = [int(part) for part in found["parts"].split(":")]
     if found["days"] is not None:
         hours, minutes, seconds = [*parts, 0, 0][:3]
@@ -84,7 +94,4 @@ def minutes_of(text: str) -> int:
         hours, minutes, seconds = parts
     else:
         hours, (minutes, seconds) = 0, [*parts, 0][:2]
-    total = 60 * hours + minutes + -(-seconds // 60)
-    if total < 1:
-        raise ValueError(f"must be at least a minute, but got {text!r}")
-    return total
+    return 60 * hours + minutes + -(-seconds // 60)

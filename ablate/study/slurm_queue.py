@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import subprocess
@@ -86,7 +88,8 @@ class SlurmQueue:
 
         executor = SlurmExecutor(folder)
         executor.update_parameters(**self._parameters())
-        return executor.submit_array(calls)
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
+            return executor.submit_array(calls)
 
     def _parameters(self) -> dict[str, Any]:
         """Our options in submitit's names."""
@@ -158,5 +161,5 @@ def _run(command: Sequence[str]) -> str:
 def _words(error: Exception) -> str:
     """What sbatch said, without submitit's wrapping, on one line."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line.startswith("sbatch: error")] or lines
-    return "; ".join(line.removeprefix("sbatch: error: ") for line in said if line)
+    said = [line.removeprefix("sbatch: ") for line in lines if line.startswith("sbatch: ")]
+    return "; ".join(re.sub("^(error|fatal): ", "", line) for line in said or lines if line)
