@@ -152,6 +152,21 @@ def test_a_dead_worker_costs_one_retry(settings: Settings) -> None:
     assert sink.kinds().count("retry") == 1
 
 
+def dies_at_the_end(*arguments: Any, **keywords: Any) -> Any:
+    """The worker is killed after `result.json` was written, before it answers."""
+    trial, folder = arguments[:2]
+    RunFolder(folder).write_result(instant(trial, folder, **keywords))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_after_its_result_costs_no_retry(settings: Settings) -> None:
+    """On a cluster another try might wait in the queue for hours."""
+    sink = Recorder()
+    summary = run(fake_study(1, 1), local(settings, fit=dies_at_the_end), sink=sink)
+    assert (summary.done, summary.trained, summary.exit_code) == (1, 1, 0)
+    assert "retry" not in sink.kinds()
+
+
 def test_a_trial_that_always_kills_its_worker_is_killed(settings: Settings) -> None:
     summary = run(fake_study(1, 3), local(settings, fit=dies, retries=2))
     assert summary.done == 2

@@ -211,7 +211,11 @@ class Driver:
         try:
             outcome = future.result()
         except WorkerDied as death:
-            self._try_again(key, str(death))
+            result, _ = verdict(self.books.folder(key))
+            if result is not None:  # it died, or its reply got lost, after its work was done
+                self._finish(key, Outcome(key=key, status="done", result=result, trained=True))
+            else:
+                self._try_again(key, str(death))
             return
         except Left:
             return
