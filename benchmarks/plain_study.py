@@ -44,7 +44,7 @@ class Classifier(pl.LightningModule):
             num_classes=10,
             embed_dims=(32, 64, 96, 128),
             serial_depths=(1, 1, 1, 2),
-            mlp_ratios=(8, 8, 4, 4),
+            mlp_ratios=(4, 4, 4, 4),
         )
         for stage, side in enumerate((16, 8, 4, 2), start=1):
             embed = getattr(self.network, f"patch_embed{stage}")

@@ -36,7 +36,7 @@ def error(found, expected):
 @pytest.fixture
 def always_chunked(monkeypatch):
     """Feed-forward parts of any size go in chunks of 64 rows."""
-    monkeypatch.setattr(mlp, "LARGE_BYTES", 0)
+    monkeypatch.setattr(mlp, "LARGE_BYTES", -1)
     monkeypatch.setattr(mlp, "CHUNK_BYTES", 1)
 
 

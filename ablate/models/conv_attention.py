@@ -15,6 +15,8 @@ from ablate.models.routes import compute_dtype, on_cpu
 from ablate.models.token_convolution import AddConvolved, AddGated
 
 Grid = tuple[int, int]
+NARROW = 64
+"""Widths up to which a CPU mixes all heads in one product: it does more work in less time."""
 
 
 class ConvPositionEncoding(nn.Module):
@@ -115,6 +117,13 @@ class ConvAttention(nn.Module):
         crpe: ConvRelativePositionEncoding | None,
     ) -> Tensor:
         """Attention before its output projection: q, k, v (N, L, C) -> (N, L, C)."""
+        if self.attn == "factorized" and q.shape[2] <= NARROW and on_cpu(q):
+            out = self._mix_at_once(q, k, v)
+        else:
+            out = self._mix_by_head(q, k, v)
+        return out if crpe is None else crpe(out, q, v, grid)
+
+    def _mix_by_head(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         queries, values = self._heads(q), self._heads(v)  # (N, h, L, d)
         if self.attn == "efficient":
             queries = queries.softmax(dim=3)
@@ -122,8 +131,15 @@ class ConvAttention(nn.Module):
         context = keys.transpose(2, 3) @ values  # (N, h, d, d)
         if self.attn == "factorized":  # scaling d x d numbers is cheaper than L x d
             context = context * (q.shape[2] // self.num_heads) ** -0.5
-        out = (queries @ context).transpose(1, 2).flatten(2)
-        return out if crpe is None else crpe(out, q, v, grid)
+        return (queries @ context).transpose(1, 2).flatten(2)
+
+    def _mix_at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """All heads in one product, whose numbers across heads are struck out."""
+        head_dim = q.shape[2] // self.num_heads
+        own = torch.ones(head_dim, head_dim, dtype=q.dtype) * head_dim**-0.5
+        within = torch.block_diag(*[own] * self.num_heads)  # (C, C)
+        context = (k.softmax(dim=1).transpose(1, 2) @ v) * within  # (N, C, C)
+        return q @ context
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)

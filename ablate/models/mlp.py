@@ -14,8 +14,11 @@ from ablate.models.routes import at_least_fp32, compute_dtype, on_cpu
 
 CHUNK_BYTES = 2**20
 """Hidden numbers that one core works on at a time: they stay in its cache."""
-LARGE_BYTES = 2**24
-"""Hidden numbers from which on the chunks pay for computing them twice."""
+LARGE_BYTES = 2**21
+"""Hidden numbers from which on chunks pay, though the backward computes them again ..."""
+LARGE_BYTES_WIDE = 2**24
+"""... and from which on in fp32 where x is wide, so that computing them again takes longer."""
+WIDE = 128
 
 
 class Mlp(nn.Module):
@@ -41,15 +44,22 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
         out: Tensor
-        if isinstance(self.act, nn.GELU) and self.act.approximate == "none" and on_cpu(x):
+        if on_cpu(x) and self._is_large(x):
             dtype = compute_dtype(x)
-            if x.numel() // x.shape[-1] * self.expand.out_features * dtype.itemsize > LARGE_BYTES:
-                parts = (x, *self.expand.parameters(), *self.project.parameters())
-                with torch.autocast("cpu", enabled=False):
-                    out = _ChunkedMlp.apply(*(part.to(dtype) for part in parts))
-                return out
+            parts = (x, *self.expand.parameters(), *self.project.parameters())
+            with torch.autocast("cpu", enabled=False):
+                out = _ChunkedMlp.apply(*(part.to(dtype) for part in parts))
+            return out
         out = self.project(self.act(self.expand(x)))
         return out
+
+    def _is_large(self, x: Tensor) -> bool:
+        if not isinstance(self.act, nn.GELU) or self.act.approximate != "none":
+            return False
+        dtype, width = compute_dtype(x), x.shape[-1]
+        hidden = x.numel() // width * self.expand.out_features * dtype.itemsize
+        slow = width > WIDE and dtype == torch.float32
+        return hidden > (LARGE_BYTES_WIDE if slow else LARGE_BYTES)
 
 
 class _ChunkedMlp(torch.autograd.Function):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ablate.config import TrialConfig, TrialResult
 from ablate.files import set_aside, write_atomic, write_json
+from ablate.study.allocator import keep_freed_memory
 from ablate.study.environment import changes, commit, environment, uncommitted
 from ablate.study.folder import RunFolder
 from ablate.study.ledger import Failure, classify, first_line, is_out_of_memory
@@ -245,6 +246,7 @@ def _free_memory() -> None:
 def _default_fit() -> Fit:
     from ablate.training import fit
 
+    keep_freed_memory()
     return fit
 
 

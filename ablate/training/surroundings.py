@@ -82,6 +82,8 @@ def known_warnings() -> Iterator[None]:
     reasons = {
         # The device is the caller's choice, also where a GPU would be free.
         r".*available but not used.*": UserWarning,
+        # A trial never spans nodes: on a machine with Slurm's commands it needs no srun.
+        r".*`srun` command is available.*": UserWarning,
         # Lightning 2.6 still names a pytree class that torch renamed.
         r".*LeafSpec.*is deprecated.*": FutureWarning,
     }
