@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -18,10 +19,12 @@ from study_fakes import Recorder, fake_result, instant, trained
 
 from ablate.config import TrialConfig, TrialResult
 from ablate.errors import StudyError
+from ablate.study.audit import check_results
 from ablate.study.engine import run
 from ablate.study.settings import Settings
 from ablate.study.spec import load_study
-from ablate.study.store import load_results
+from ablate.study.status import status
+from ablate.study.store import load_curves, load_results
 
 STUDY = """\
 # Which stages attend?
@@ -64,7 +67,8 @@ def scored(trial: TrialConfig, folder: Path, **keywords: Any) -> TrialResult:
     """Attention late is better on `val`; on `test` it is worse."""
     instant(trial, folder, **keywords)
     late = 5.0 * trial.arch.count("T") + (10.0 if "-T" in trial.arch[-30:] else 0.0)
-    return fake_result(trial, val_top1=60 + late, top1=90 - late)
+    size = 1000 + len(trial.arch) + 100 * trial.arch.count("T")
+    return fake_result(trial, val_top1=60 + late, top1=90 - late, params=size, macs=10 * size)
 
 
 def test_a_search_trains_its_budget_of_different_networks(write: Write, settings: Settings) -> None:
@@ -77,11 +81,17 @@ def test_a_search_trains_its_budget_of_different_networks(write: Write, settings
     assert set(rows["role"]) == {"search"}
 
 
+def resolved_base(study: Any) -> TrialConfig:
+    """The trial of the network that is varied; the embedded images resolve to themselves."""
+    trial: TrialConfig = study.trials[0]
+    return trial
+
+
 def told(study: Any, settings: Settings) -> list[tuple[int, str, str]]:
     """Number, arch and state of everything that was proposed."""
     from ablate.study.search_storage import SearchStorage
 
-    storage = SearchStorage(study.search, study.full_name, settings.runs, 2)
+    storage = SearchStorage(study.search, study.full_name, resolved_base(study), settings.runs)
     try:
         return [(one.number, one.arch, one.state) for one in storage.proposed()]
     finally:
@@ -92,7 +102,7 @@ def all_told(study: Any, settings: Settings) -> list[Any]:
     """Every trial of the Optuna study."""
     from ablate.study.search_storage import SearchStorage
 
-    storage = SearchStorage(study.search, study.full_name, settings.runs, 2)
+    storage = SearchStorage(study.search, study.full_name, resolved_base(study), settings.runs)
     try:
         return storage.study.get_trials()
     finally:
@@ -200,6 +210,74 @@ def test_a_space_without_a_feasible_point_ends_with_a_message(
     assert trained(settings.runs) == []
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "grid"])
+def test_a_proposal_that_was_begun_when_the_driver_died_is_asked_for_again(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    from ablate.study.search_storage import SearchStorage
+
+    study = load_study(write(sampler))
+    points = []
+    for deaths in ((), (2,), (0, 4)):  # after how many values a driver dies
+        runs = tmp_path / str(deaths)
+        for death in (*deaths, None):
+            storage = SearchStorage(study.search, study.full_name, resolved_base(study), runs)
+            monkeypatch.setattr(storage, "_suggest", dying(storage._suggest, death))
+            with contextlib.suppress(KeyboardInterrupt):
+                asked = storage.ask()
+                assert asked is not None
+                points.append((asked[0].number, asked[1]))
+            storage.close()
+    assert points[0] == points[1] == points[2]
+    assert len(points) == 3
+
+
+def dying(suggest: Callable[..., Any], death: int | None) -> Callable[..., Any]:
+    """As `suggest`, until it was called so often."""
+    calls = iter(range(100))
+
+    def called(*arguments: Any) -> Any:
+        if next(calls) == death:
+            raise KeyboardInterrupt
+        return suggest(*arguments)
+
+    return called
+
+
+def test_two_drivers_never_search_at_once(write: Write, settings: Settings) -> None:
+    from ablate.errors import ResultsError
+    from ablate.study.search_run import _only_driver
+
+    study = load_study(write())
+    held = _only_driver(settings.runs, study.full_name)
+    with pytest.raises(ResultsError, match="small: another process searches already"):
+        run(study, settings)
+    held.release()
+    assert run(study, settings).done == 6
+
+
+def test_another_recipe_or_seed_is_another_search(write: Write, settings: Settings) -> None:
+    path = write("random")
+    run(load_study(path), settings)
+    for change in ("train.lr=2e-3", "search.seed=1"):
+        assert status(load_study(path, overrides=[change]), runs=settings.runs,
+                      results=settings.results).trials == ()  # fmt: skip
+
+
+def test_the_plan_tells_the_space_and_what_of_it_is_inside(write: Write, tmp_path: Path) -> None:
+    from ablate.study.plan import plan
+
+    text = "patience: 40, constraints: {params: <=9k}"
+    study = load_study(write("tpe", "patience: 40", text))
+    found = plan(study, runs=tmp_path, results=tmp_path, probe="none")
+    assert found.points == 72
+    assert 0 < found.feasible < found.sampled == 100
+    assert found.refused == {"with params not at most 9,000": 100 - found.feasible}
+    assert found.to_json()["variants"] == []
+    assert found.notes()[0].startswith("Space: 72 points; ")
+    assert ["stage4.head_dim", "8, 16 (where stage4.kind T)"] in found.table()[1]
+
+
 def test_costs_may_be_objectives(write: Write, settings: Settings) -> None:
     study = load_study(write("nsga2", "trials: 6", "trials: 6, objectives: [val_top1, macs]"))
     run(study, settings)
@@ -269,7 +347,6 @@ def test_a_bad_trial_is_pruned_counted_and_left_to_other_studies(
     write: Write, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ablate.study import monitor
-    from ablate.study.status import status
 
     monkeypatch.setattr(monitor, "LOOK_SECONDS", 0.02)
     study = pruned_study(write)
@@ -360,9 +437,9 @@ def test_a_storage_that_does_not_answer_is_told_without_its_password(
     study = load_study(write("tpe", "trials: 6", f"trials: 6, storage: '{url}'"))
     with pytest.raises(ResultsError, match=r"search\.storage sqlite:.* does not answer"):
         run(study, settings)
-    from ablate.study.search_storage import _without_password
+    from ablate.study.search_database import without_password
 
-    assert _without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
 
 
 def test_the_table_shows_val_first_and_the_best_as_a_command(
@@ -379,6 +456,26 @@ def test_the_table_shows_val_first_and_the_best_as_a_command(
     assert values == sorted(values, reverse=True)
     assert table.statements[0].endswith(f"ablate show '{records[0]['arch']}'")
     assert "6 done of 6 trials" in table.notes[0]
+
+
+def test_its_evidence_is_written_checked_and_shown_as_a_page(
+    write: Write, settings: Settings
+) -> None:
+    from ablate.report.page import write_page
+    from ablate.report.publish import drift, publish
+
+    study = load_study(write("random"))
+    folder = run(study, settings).folder
+    where = {"results": settings.results, "runs": settings.runs}
+    rows, curves = load_results(study, **where), load_curves(study, **where)
+    files = {path.name for path in publish(study, rows, curves, folder)}
+    assert {"table.md", "pareto.png"} <= files
+    assert drift(study, rows, curves, folder) == []
+    assert check_results(study, **where) == []
+    committed = load_results("small", settings.results, settings.runs)
+    assert list(committed["key"]) == list(rows["key"])
+    page = write_page(study, rows, curves, folder / "report.html").read_text()
+    assert "Best on val" in page
 
 
 def test_the_pareto_set_is_what_nothing_beats(write: Write) -> None:
@@ -402,42 +499,46 @@ REAL = (
 )
 
 
+def killed_at(command: list[str], moment: Callable[[], bool], delay: float) -> bool:
+    """Run a command and kill it a little after a moment; whether it was still running then."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not moment():
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_a_search_that_was_killed_loses_and_repeats_nothing(
     write: Write, tmp_path: Path, settings: Settings
 ) -> None:
-    """The real command, killed at random moments, ends like one that was left alone."""
+    """The real command, killed at seeded moments, ends like one that was left alone."""
     path = write("SAMPLER", *REAL[0])
     path.write_text(path.read_text().replace(*REAL[1]))
-    source, kills = random.Random(3), 0
-    folders = {name: [f"--runs={tmp_path / name / 'runs'}", f"--results={tmp_path / name / 'res'}"]
-               for name in ("killed", "whole")}  # fmt: skip
-    command = [sys.executable, "-m", "ablate", "run", str(path), "-e", "serial", "--threads", "1"]
-    for _ in range(12):
-        process = subprocess.Popen(
-            [*command, *folders["killed"]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        try:
-            process.communicate(timeout=source.uniform(6.0, 16.0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            continue
-        break
-    subprocess.run([*command, *folders["killed"]], check=True, capture_output=True)
-    subprocess.run([*command, *folders["whole"]], check=True, capture_output=True)
-    assert kills >= 2
+    source = random.Random(3)
+
+    def command(name: str) -> list[str]:
+        where = [f"--runs={tmp_path / name / 'runs'}", f"--results={tmp_path / name / 'res'}"]
+        start = [sys.executable, "-m", "ablate", "run", str(path), "-e", "serial"]
+        return [*start, "--threads", "1", *where]
+
+    runs = tmp_path / "killed" / "runs"
+    moments = [
+        (runs / "search" / "small.db").exists,
+        lambda: len(list(runs.glob("*/trial.yaml"))) >= 1,
+        lambda: len(list(runs.glob("*/result.json"))) >= 1,
+        lambda: len(list(runs.glob("*/metrics.csv"))) >= 3,
+    ]
+    kills = [killed_at(command("killed"), moment, source.uniform(0, 0.3)) for moment in moments]
+    assert kills == [True] * 4
+    for name in ("killed", "whole"):
+        subprocess.run(command(name), check=True, capture_output=True)
     study = load_study(path)
-    ends = [
-        told(study, replace(settings, runs=tmp_path / name / "runs"))
-        for name in ("killed", "whole")
-    ]
-    assert ends[0] == ends[1]
-    assert len(ends[0]) == 4
-    files = [(tmp_path / name / "res/small/curves.csv").read_bytes() for name in folders]
-    assert files[0] == files[1]
-    runs = [
-        sorted(p.name for p in (tmp_path / name / "runs").glob("[0-9a-f]*")) for name in folders
-    ]
-    assert runs[0] == runs[1]
+    own = {name: replace(settings, runs=tmp_path / name / "runs") for name in ("killed", "whole")}
+    assert told(study, own["killed"]) == told(study, own["whole"])
+    assert [state for _, _, state in told(study, own["whole"])] == ["done"] * 4
+    curves = [(tmp_path / name / "res/small/curves.csv").read_bytes() for name in own]
+    assert curves[0] == curves[1]
+    folders = [sorted(path.name for path in where.runs.glob("?" * 64)) for where in own.values()]
+    assert folders[0] == folders[1]

@@ -207,7 +207,7 @@ def test_a_trial_of_another_study_does_not_inherit_its_role(settings: Settings) 
 def test_the_progress_names_the_candidate_and_the_choice(settings: Settings) -> None:
     sink = Recorder()
     run(tuned(), settings, sink=sink)
-    assert sink.events[0].message == "fake: 16 trials, 0 done, 12 to train"
+    assert sink.events[0].message == "fake: 16 trials, 0 done, 16 to train"
     assert sink.events[1].label == "level=0 lr=0.0005, seed 1000"
     notes = [event.message for event in sink.events if event.kind == "note"]
     assert notes == ["level=0: tuning chose lr=0.002", "level=1: tuning chose lr=0.0005"]
@@ -284,3 +284,38 @@ def test_tuning_without_a_validation_split_is_refused(write: Write) -> None:
     with pytest.raises(StudyError, match=r"chooses on the validation split: set data\.val_fract"):
         load_study(path, overrides=["data.val_fraction=0"])
     assert load_study(path, overrides=["tune.seeds=3"]).tune.seeds == (1000, 1001, 1002)
+
+
+REAL = """\
+study: real
+model: "S1x8:C1x8-C1x8-C1x16-C1x16(stride=1)@stem_stride=2"
+factors: {expand_ratio: [2, 4]}
+seeds: 1
+tune: {train.lr: [1e-3, 5e-3]}
+data: {name: digits-canvas, train_fraction: 0.2, eval_subset: 32}
+train: {epochs: 1, batch_size: 32}
+"""
+
+
+@pytest.mark.slow
+def test_a_real_study_is_tuned_and_shows_what_was_chosen(tmp_path: Path) -> None:
+    from ablate.report.publish import evidence_table
+
+    path = tmp_path / "study.yaml"
+    path.write_text(REAL)
+    study = load_study(path)
+    own = Settings(runs=tmp_path / "runs", results=tmp_path / "results", executor="serial")
+    summary = run(study, own)
+    assert (summary.done, summary.trained, summary.exit_code) == (6, 6, 0)
+    rows = load_results(study, own.results, own.runs)
+    tried = load_tuning(study, own.results, own.runs)
+    for record in rows.to_dict("records"):
+        mine = tried[tried["variant_name"] == record["variant_name"]]
+        best = mine.loc[mine["val_top1"].idxmax()]
+        assert record["settings"] == best["settings"]
+    table = evidence_table(study, rows)
+    assert [record["tuned"] for record in table.records()] == [
+        f"lr={row['settings']['train.lr']:g}"
+        for row in rows.sort_values("variant_name").to_dict("records")
+    ]
+    assert any("2 candidates x 1 seed for every variant" in note for note in table.notes)

@@ -168,10 +168,11 @@ def _print_end(study: Any, summary: Any, files: list[Path]) -> None:
         click.echo(f"failed: {failure['label']}: {failure['kind']}: {failure['message']}", err=True)
     for complaint in summary.complaints:
         click.echo(f"note: {complaint}", err=True)
+    pruned = f", {summary.pruned} pruned" if summary.pruned else ""
     if summary.missing:
         click.echo(f"{len(summary.missing)} trials are not finished; run the same command again")
     click.echo(
-        f"\n{summary.done} of {summary.total} trials done, {summary.trained} trained now "
+        f"\n{summary.done} of {summary.total} trials done{pruned}, {summary.trained} trained now "
         f"in {duration(summary.seconds)}; {'written' if files else 'as written before'}:"
     )
     files = files or sorted(p for p in summary.folder.glob("*.*") if p.suffix in _EVIDENCE)

@@ -115,7 +115,11 @@ def counts_of(rows: pd.DataFrame) -> str:
     """How many trials finished, failed and are missing."""
     count = rows["status"].value_counts()
     done, failed, missing = (int(count.get(s, 0)) for s in ("done", "failed", "missing"))
-    return f"{done} of {len(rows)} trials finished, {failed} failed, {missing} have not been run."
+    pruned = f"{int(count['pruned'])} pruned, " if "pruned" in count else ""
+    return (
+        f"{done} of {len(rows)} trials finished, {pruned}{failed} failed, {missing} have not been "
+        "run."
+    )
 
 
 def environment_of(rows: pd.DataFrame) -> list[tuple[str, str]]:

@@ -72,7 +72,8 @@ class Driver:
         """Train what is to do and write the results."""
         self.todo.extend(self.books.sort())
         self._grow()
-        self._tell("plan", message=self.books.plan_line(len(self.todo), self._total()))
+        open_trials = len(self.todo) + len(self._waiting())
+        self._tell("plan", message=self.books.plan_line(open_trials, self._total()))
         if self.todo:
             self._train()
         changed = self._write()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ablate.config import DataConfig, TrainConfig
@@ -20,6 +20,9 @@ SAMPLERS = ("tpe", "nsga2", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
 MEASURED = {"val_top1": "maximize", "val_loss": "minimize"}
 COSTS = {"params": "minimize", "macs": "minimize"}
+FOLDER = "search"
+"""Of the SQLite files and locks of searches, beside the runs."""
+
 SEARCH_KEYS = (
     "sampler", "trials", "batch", "objectives", "pruner", "storage", "seed", "constraints",
     "patience",
@@ -61,7 +64,8 @@ class Search:
         seed: of the sampler.
         patience: proposals in a row without a new network inside the constraints, after which
             the search ends.
-        digest: of everything that decides proposals; another digest is another search.
+        digest: of all above that decides proposals; another digest, data or recipe is another
+            search.
     """
 
     space: Space
@@ -159,16 +163,15 @@ def parse_search(
         name = next(d.name for d in space.dimensions if d.listed is None)
         raise document.error(f"a grid needs lists or whole numbers, but {name} is a continuous "
                              "range", "space", name)  # fmt: skip
-    return _with_digest(search, data, train)
+    return _with_digest(search)
 
 
-def _with_digest(search: Search, data: DataConfig, train: TrainConfig) -> Search:
+def _with_digest(search: Search) -> Search:
     facts = asdict(search)
     for name in ("trials", "batch", "storage", "patience", "digest"):
         facts.pop(name)
-    facts |= {"data": data.identity(), "train": train.identity()}
     text = json.dumps(facts, sort_keys=True, default=str)
-    return Search(**{**vars(search), "digest": hashlib.sha256(text.encode()).hexdigest()[:12]})
+    return replace(search, digest=hashlib.sha256(text.encode()).hexdigest()[:12])
 
 
 def _choice(

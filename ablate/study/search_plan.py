@@ -21,7 +21,7 @@ from ablate.study.probe import Case, Speed, choose_probes, fitted, measure
 from ablate.study.search_parse import Search
 from ablate.study.search_space import Dimension, Point
 from ablate.study.spec import Study
-from ablate.study.status import status
+from ablate.study.status import TrialStatus, status
 from ablate.study.tuning import with_settings
 
 SAMPLE = 100
@@ -41,7 +41,8 @@ class SearchPlan:
         sampled, feasible: random points that were built, and those inside all constraints.
         refused: why the others were not, each with its count; "..." stands for numbers.
         params, macs: lowest, median and highest of those that could be built.
-        trials: the budget.
+        budget: different networks to train.
+        trials: what was proposed so far, with its status.
         ended: trials of the search that are done, failed or pruned.
         seconds: a trial takes, on average over feasible points; None where none were probed.
         device: what the times are for.
@@ -58,7 +59,8 @@ class SearchPlan:
     refused: Mapping[str, int]
     params: tuple[int, int, int] | None
     macs: tuple[int, int, int] | None
-    trials: int
+    budget: int
+    trials: tuple[TrialStatus, ...]
     ended: int
     seconds: float | None
     device: str
@@ -82,7 +84,7 @@ class SearchPlan:
             if found:
                 low, middle, high = found
                 lines.append(f"{name}: {low:,} to {high:,}, median {middle:,}.")
-        lines.append(f"{self.trials} trials, {self.ended} ended.")
+        lines.append(f"{self.budget} trials, {self.ended} ended.")
         if self.seconds is not None and self.hours_left is not None:
             lines.append(
                 f"Expected time on one {self.device}: {seconds_text(self.seconds)} a trial, "
@@ -93,8 +95,8 @@ class SearchPlan:
         return [*lines, *self.remarks]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; a search has no variants beforehand."""
+        return {**asdict(self), "variants": []}
 
 
 def plan_search(
@@ -128,7 +130,8 @@ def plan_search(
         if excess[worst] > 0:
             reason = f"with {worst} not {search.constraints[worst]}"
             refused[reason] = refused.get(reason, 0) + 1
-    counts = status(study, runs=runs, results=results).counts
+    known = status(study, runs=runs, results=results)
+    counts = known.counts
     ended = counts["done"] + counts["failed"] + counts.get("pruned", 0)
     at_once = min(workers, search.batch)
     info = infos.get(study.baseline.data)
@@ -140,7 +143,8 @@ def plan_search(
         space={dimension.name: _told(dimension) for dimension in search.space.dimensions},
         points=search.space.size(), sampled=len(points), feasible=len(inside), refused=refused,
         params=_spread([one.cost.params for _, one in built]),
-        macs=_spread([one.cost.macs for _, one in built]), trials=search.trials, ended=ended,
+        macs=_spread([one.cost.macs for _, one in built]), budget=search.trials,
+        trials=known.trials, ended=ended,
         seconds=seconds, device=place,
         hours_left=None if seconds is None else left * seconds / 3600 / at_once,
         remarks=tuple(remarks),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.study.cells import Cell, StudyLike
+from ablate.study.meta import read_meta
 from ablate.study.rows import Row, read_rows
-from ablate.study.search_parse import Search
+from ablate.study.search_parse import FOLDER, Search
 from ablate.study.shelf import TRIALS
 from ablate.study.tuning import with_settings
 
@@ -54,33 +55,43 @@ def search_cells(study: StudyLike, template: Cell, *, runs: Path, results: Path)
     assert search is not None
     if search.storage is None and not sqlite_file(study, runs).exists():
         return committed_cells(template, committed_search_rows(study, results), search)
-    from ablate.study.search_storage import SearchStorage
-
-    storage = SearchStorage(search, study.full_name, runs, template.trial.train.epochs)
-    try:
-        found = storage.proposed()
-    finally:
-        storage.close()
+    found = _stored(study, search, template, runs)
     if not found:
         return committed_cells(template, committed_search_rows(study, results), search)
     return proposed_cells(template, found, search)
 
 
+def _stored(study: StudyLike, search: Search, template: Cell, runs: Path) -> list[Proposed]:
+    from ablate.study.search_database import NotSearchedYet
+    from ablate.study.search_storage import SearchStorage
+
+    try:
+        storage = SearchStorage(search, study.full_name, template.trial, runs, create=False)
+    except NotSearchedYet:
+        return []
+    try:
+        return storage.proposed()
+    finally:
+        storage.close()
+
+
 def sqlite_file(study: StudyLike, runs: Path) -> Path:
     """Where a search without `storage:` keeps its Optuna study."""
-    return runs / "search" / f"{study.full_name}.db"
+    return runs / FOLDER / f"{study.full_name}.db"
 
 
 def committed_search_rows(study: StudyLike, results: Path) -> list[Row]:
-    """The rows of a search as they were committed, by number."""
-    rows = read_rows(results / study.full_name / TRIALS)
-    return sorted(
-        (row for row in rows if row.get("role") == "search"), key=lambda row: row["number"]
-    )
+    """The committed rows of this very search, by number; none of one with another digest."""
+    assert study.search is not None
+    folder = results / study.full_name
+    if (read_meta(folder).get("search") or {}).get("digest") != study.search.digest:
+        return []
+    rows = (row for row in read_rows(folder / TRIALS) if row.get("role") == "search")
+    return sorted(rows, key=lambda row: row["number"])
 
 
 def committed_cells(template: Cell, rows: Iterable[Row], search: Search) -> list[Cell]:
-    """Cells from committed rows; rows of another space or recipe are left out."""
+    """Cells from committed rows; those of another recipe or other images are left out."""
     found = []
     for row in rows:
         cell = search_cell(template, row["number"], row["arch"], row["variant"], search)

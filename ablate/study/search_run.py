@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ablate.config import TrialResult
 from ablate.cost import profile
-from ablate.errors import AblateError, StudyError
+from ablate.errors import AblateError, ResultsError, StudyError
 from ablate.study.cells import Cell, StudyLike
 from ablate.study.curves import read_metrics
 from ablate.study.driver import Driver
 from ablate.study.ledger import Failure
 from ablate.study.progress import Event, Sink
 from ablate.study.resolution import Resolved
-from ablate.study.search_parse import Search
+from ablate.study.search_parse import FOLDER, Search
 from ablate.study.search_rows import (
     committed_cells,
     committed_search_rows,
@@ -52,8 +55,9 @@ class SearchDriver(Driver):
             for entry in resolved.record["data"].values()
             if entry["name"] == data.name
         )
+        self.lock = _only_driver(settings.runs, study.full_name)
         self.storage = SearchStorage(
-            self.search, study.full_name, settings.runs, self.template.trial.train.epochs
+            self.search, study.full_name, self.template.trial, settings.runs
         )
         self.pruning: dict[str, int] = {}
         self.numbers: dict[str, int] = {}
@@ -69,6 +73,7 @@ class SearchDriver(Driver):
             return super().run()
         finally:
             self.storage.close()
+            self.lock.release()
 
     def _restore(self, study: StudyLike, settings: Settings) -> None:
         """Go on from committed rows where this machine has no storage of the search yet."""
@@ -187,6 +192,7 @@ class SearchDriver(Driver):
     def _finish(self, key: str, outcome: Outcome) -> None:
         super()._finish(key, outcome)
         assert outcome.result is not None
+        self.pruning.pop(key, None)
         self.books.folder(key).stop.unlink(missing_ok=True)
         self._report(key)
         self._tell_result(key, _measured(outcome.result))
@@ -266,6 +272,23 @@ class SearchDriver(Driver):
             "refused": len(self.storage.reasons()),
         }  # fmt: skip
         return list(self.books.cells.values()), {**self.resolved.record, "search": told}
+
+
+def _only_driver(runs: Path, full_name: str) -> FileLock:
+    """The lock that one driver of a search holds: of two, each would run the other's proposals.
+
+    Raises:
+        ResultsError: another process searches.
+    """
+    path = runs / FOLDER / f"{full_name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        told = f"{full_name}: another process searches already ({path} is locked); let it end"
+        raise ResultsError(told) from None
+    return lock
 
 
 def _measured(result: TrialResult) -> Mapping[str, Any]:

@@ -1,39 +1,32 @@
 """The Optuna study of a search: asked and told by the driver alone.
 
-Every proposal gets a sampler with a seed of its own, made from the search's seed and the
-proposal's number: what is proposed depends on what was told before and on nothing else, so that a
-search that was killed goes on as if it had not been.
+Every proposal, and every value in it, gets a sampler with a seed of its own, made from the
+search's seed, the proposal's number and the dimension: what is proposed depends on what was told
+before and on nothing else, so that a search that was killed goes on as if it had not been.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ablate.errors import ResultsError
+from ablate.config import TrialConfig
 from ablate.study.disks import refuse_shared_sqlite
-from ablate.study.search_parse import Search
+from ablate.study.search_database import opened, storage_url
+from ablate.study.search_parse import FOLDER, Search
+from ablate.study.search_samplers import distribution, pruner, sampler, suggest
 from ablate.study.search_space import Dimension
 
 KEY, ARCH, NUMBER, COSTS, REASON = "key", "arch", "number", "costs", "reason"
 """What is kept of a proposal: its trial's key, its arch, its number among the trained, its costs,
 and why it is not trained."""
-
-FOLDER = "search"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +55,24 @@ _STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.
 _RANK = ("done", "pruned", "open", "failed")
 
 
-def storage_url(search: Search, full_name: str, runs: Path) -> str:
-    """The study's own URL, or that of a SQLite file beside the runs."""
-    return search.storage or f"sqlite:///{(runs / FOLDER / full_name).absolute()}.db"
-
-
 class SearchStorage:
     """One search in its storage. Calls may come from several threads of one process.
 
     Args:
         search: what is searched.
         full_name: of the study.
+        base: the trial of the network that is varied: its data and recipe are part of the name.
         runs: where the SQLite file lies, unless the study names a storage.
-        epochs: of a trial, for the pruner.
+        create: whether a search that is not there yet is begun.
 
     Raises:
         ResultsError: the storage does not answer.
+        NotSearchedYet: there is no such search, and none is to be begun.
     """
 
-    def __init__(self, search: Search, full_name: str, runs: Path, epochs: int | None) -> None:
+    def __init__(
+        self, search: Search, full_name: str, base: TrialConfig, runs: Path, *, create: bool = True
+    ) -> None:
         self.search = search
         self._lock = threading.RLock()
         self._trials: dict[str, Trial] = {}
@@ -89,9 +81,9 @@ class SearchStorage:
         if search.storage is None:
             (runs / FOLDER).mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._rdb, self.study = _opened(
-            url, f"{full_name}-{search.digest}", search.directions, _pruner(search.pruner, epochs)
-        )
+        name = f"{full_name}-{search.digest}-{base.key[:12]}"
+        pruning = pruner(search.pruner, base.train.epochs)
+        self._rdb, self.study = opened(url, name, search.directions, pruning, create)
         self._ended: int | None = self.study.user_attrs.get("ended")
 
     def close(self) -> None:
@@ -115,14 +107,19 @@ class SearchStorage:
             ]
             count = len(self.study.get_trials(deepcopy=False))
             number = begun[0].number if begun else count
-            self.study.sampler = _sampler(self.search, number)
+            self.study.sampler = sampler(self.search, str(number))
             if begun:
                 trial = Trial(self.study, begun[0]._trial_id)
             elif self.search.sampler == "grid" and not self._enqueue():
                 return None
             else:
                 trial = self.study.ask()
-            return trial, self.search.space.point(lambda dimension: _suggest(trial, dimension))
+            return trial, self.search.space.point(lambda dimension: self._suggest(trial, dimension))
+
+    def _suggest(self, trial: Trial, dimension: Dimension) -> Any:
+        """A value; its randomness is its own, since those that a dead driver noted draw none."""
+        self.study.sampler = sampler(self.search, f"{trial.number} {dimension.name}")
+        return suggest(trial, dimension)
 
     def _enqueue(self) -> bool:
         """Let the next proposal be the grid's next point; False behind its end."""
@@ -197,7 +194,7 @@ class SearchStorage:
                     state=states[one.state],
                     values=None if values is None else list(values),
                     params=dict(one.point),
-                    distributions={d.name: _distribution(d) for d in space if d.name in one.point},
+                    distributions={d.name: distribution(d) for d in space if d.name in one.point},
                     user_attrs=attributes,
                     constraints={**self.search.excess(one.costs), "build": -1.0},
                 )
@@ -230,7 +227,10 @@ class SearchStorage:
                 if not open_trials:
                     return None
                 trial = self._trials[key] = Trial(self.study, open_trials[0]._trial_id)
-            known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            if frozen.state.is_finished():
+                return None
+            known = frozen.intermediate_values
             for epoch, value in values.items():
                 if epoch not in known:
                     trial.report(value, epoch)
@@ -294,72 +294,3 @@ def _proposed(trial: FrozenTrial, first: Proposed | None) -> Proposed:
         pruned_epoch=(max(epochs) if epochs else 0) if state == "pruned" else None,
         costs=attributes[COSTS],
     )  # fmt: skip
-
-
-def _suggest(trial: Trial, dimension: Dimension) -> Any:
-    found = _distribution(dimension)
-    name = dimension.name
-    if isinstance(found, CategoricalDistribution):
-        return trial.suggest_categorical(name, found.choices)
-    if isinstance(found, IntDistribution):
-        return trial.suggest_int(name, found.low, found.high, step=found.step, log=found.log)
-    return trial.suggest_float(name, found.low, found.high, log=found.log)
-
-
-def _distribution(
-    dimension: Dimension,
-) -> CategoricalDistribution | IntDistribution | FloatDistribution:
-    if dimension.values:
-        return CategoricalDistribution(dimension.values)
-    assert dimension.low is not None
-    assert dimension.high is not None
-    if not dimension.is_whole:
-        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-    low, step = int(dimension.low), dimension.step
-    high = low + (int(dimension.high) - low) // step * step  # Optuna warns where it is off the grid
-    return IntDistribution(low, high, step=step, log=dimension.log)
-
-
-def _sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
-    text = f"{search.seed} {number}"
-    seed = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-    if search.sampler == "tpe":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, constant_liar=search.batch > 1
-            )
-    if search.sampler == "nsga2":
-        population = min(50, max(4, search.trials // 5))
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _pruner(name: str, epochs: int | None) -> optuna.pruners.BasePruner:
-    if name == "median":
-        warmup = max(1, (epochs or 0) // 4)
-        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup)
-    if name == "hyperband":
-        assert epochs is not None
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
-    return optuna.pruners.NopPruner()
-
-
-def _opened(
-    url: str, name: str, directions: Sequence[Any], pruner: optuna.pruners.BasePruner
-) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
-    try:
-        rdb = optuna.storages.RDBStorage(url)
-        study = optuna.create_study(
-            storage=rdb, study_name=name, load_if_exists=True, directions=directions, pruner=pruner
-        )
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        told = f"search.storage {_without_password(url)} does not answer: {lines[0]}"
-        raise ResultsError(told) from error
-    return rdb, study
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
