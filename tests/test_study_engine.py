@@ -31,6 +31,7 @@ from study_fakes import (
 
 from ablate.errors import ConfigError, ResultsError
 from ablate.study.engine import retry, run
+from ablate.study.environment import code, code_digest
 from ablate.study.folder import RunFolder, run_folders
 from ablate.study.owner import Ownership, myself
 from ablate.study.settings import Settings
@@ -194,6 +195,19 @@ def test_stale_results_are_trained_again_on_request_only(
     monkeypatch.setattr("ablate.study.status.code", lambda plugins: change)
     assert run(fake_study(1, 1), settings).trained == 0
     assert retry(fake_study(1, 1), settings, kind="stale").trained == 1
+
+
+@pytest.mark.parametrize(("lapsed", "trained"), [(False, 0), (True, 1)])
+def test_results_of_equal_code_are_not_stale_until_the_code_changes_again(
+    lapsed: bool, trained: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(fake_study(1, 1), settings)
+    then, now = code_digest(code(())), {"arch": "a", "models": "faster", "data": "d"}
+    monkeypatch.setattr("ablate.study.equal_code.EQUAL", {then: "faster only"})
+    monkeypatch.setattr("ablate.study.equal_code.NOW", code_digest(now))
+    later = {**now, "models": "changed"} if lapsed else now
+    monkeypatch.setattr("ablate.study.status.code", lambda plugins: later)
+    assert retry(fake_study(1, 1), settings, kind="stale").trained == trained
 
 
 def test_a_damaged_result_is_trained_again_and_told(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ablate.study.cells import Cell, StudyLike
 from ablate.study.environment import changes, code, code_digest
+from ablate.study.equal_code import holds
 from ablate.study.folder import RunFolder
 from ablate.study.ledger import Failure
 from ablate.study.owner import describe
@@ -132,13 +133,12 @@ def stale_changes(found: Found, plugins: tuple[str, ...], fingerprint: str | Non
     """
     parts = code(plugins)
     now = {"code": parts, "fingerprint": fingerprint}
-    row = found.row
-    if row is not None:
-        changed = changes({"fingerprint": row.get("fingerprint")}, now)
-        is_same = row.get("code") in (None, code_digest(parts))
-        if is_same:
-            return changed
-        if found.folder is None:
-            return [f"code: since commit {(row.get('commit') or 'unknown')[:12]}", *changed]
-    assert found.folder is not None
-    return changes(found.folder.environment(), now)
+    then = found.folder.environment() if found.folder is not None else {}
+    row: Mapping[str, Any] = {"code": code_digest(then["code"])} if then.get("code") else {}
+    row = {**row, "fingerprint": then.get("fingerprint"), **(found.row or {})}
+    data = changes({"fingerprint": row.get("fingerprint")}, now)
+    if holds(row.get("code"), code_digest(parts)):
+        return data
+    if found.folder is None:
+        return [f"code: since commit {(row.get('commit') or 'unknown')[:12]}", *data]
+    return changes(then, now)
