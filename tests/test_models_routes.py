@@ -7,10 +7,10 @@ from torch import nn
 import ablate
 from ablate.models import mlp
 from ablate.models.convolution import Conv2d, _DepthwiseConv
+from ablate.models.image_tokens import AddConvolved, AddGated, ResizeTokens
 from ablate.models.layers import GELU, BatchNorm2d
 from ablate.models.mlp import Mlp, _ChunkedMlp
 from ablate.models.routes import on_cpu, plain_routes
-from ablate.models.token_convolution import AddConvolved, AddGated
 
 MICRO = ["coat-lite-micro", "coat-micro", "coatnet-micro", "cvt-micro", "atc-micro"]
 
@@ -66,15 +66,16 @@ def test_in_bf16_the_routes_err_no_more_than_the_plain_one(name, always_chunked)
 def test_the_routes_are_taken(monkeypatch, always_chunked):
     """A guard of the tests above: a network that took the plain route would agree with it."""
     taken = set()
-    for route in (_DepthwiseConv, _ChunkedMlp, AddConvolved, AddGated):
+    routes = {_DepthwiseConv, _ChunkedMlp, AddConvolved, AddGated, ResizeTokens}
+    for route in routes:
         apply = route.apply
         monkeypatch.setattr(
             route, "apply", lambda *a, apply=apply, route=route: (taken.add(route), apply(*a))[1]
         )
-    for name in ("coat-lite-micro", "coatnet-micro@stride_at=depthwise"):
+    for name in ("coat-micro", "coatnet-micro@stride_at=depthwise"):
         network = ablate.create_model(name, num_classes=10, image_size=32)
         gradients(network, torch.randn(2, 3, 32, 32), torch.bfloat16)
-    assert taken == {_DepthwiseConv, _ChunkedMlp, AddConvolved, AddGated}
+    assert taken == routes
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -86,6 +87,7 @@ def test_gradients_are_those_of_finite_differences():
     whole = torch.cat([weights[0]] * 2).detach().requires_grad_()
     bias = torch.randn(4, **tokens)
     check = torch.autograd.gradcheck
+    assert check(lambda a: ResizeTokens.apply(a, (2, 3), (4, 2)), (x,))
     assert check(lambda *a: AddConvolved.apply(*a, (2, 3), torch.float64), (x, whole, bias))
 
     def gated(mixed, q, v, *parameters):

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from ablate.grammar import RunSpec
 from ablate.models.convolution import Conv2d
 from ablate.models.embedding import TokenEmbedding
+from ablate.models.image_tokens import AddConvolved, AddGated
 from ablate.models.layers import DropPath, init_tokens, to_map, tokens
 from ablate.models.mlp import Mlp
 from ablate.models.routes import compute_dtype, on_cpu
-from ablate.models.token_convolution import AddConvolved, AddGated
 
 Grid = tuple[int, int]
 NARROW = 64
@@ -137,9 +137,10 @@ class ConvAttention(nn.Module):
         """All heads in one product, whose numbers across heads are struck out."""
         head_dim = q.shape[2] // self.num_heads
         own = torch.ones(head_dim, head_dim, dtype=q.dtype) * head_dim**-0.5
-        within = torch.block_diag(*[own] * self.num_heads)  # (C, C)
+        within: Tensor = torch.block_diag(*[own] * self.num_heads)  # type: ignore[no-untyped-call]
         context = (k.softmax(dim=1).transpose(1, 2) @ v) * within  # (N, C, C)
-        return q @ context
+        out: Tensor = q @ context
+        return out
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)

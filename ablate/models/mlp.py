@@ -12,13 +12,10 @@ from torch.nn import functional as F
 from ablate.models.layers import activation
 from ablate.models.routes import at_least_fp32, compute_dtype, on_cpu
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**21
 """Hidden numbers that one core works on at a time: they stay in its cache."""
-LARGE_BYTES = 2**21
-"""Hidden numbers from which on chunks pay, though the backward computes them again ..."""
-LARGE_BYTES_WIDE = 2**24
-"""... and from which on in fp32 where x is wide, so that computing them again takes longer."""
-WIDE = 128
+LARGE_BYTES = 12 * 2**20
+"""Hidden numbers from which on chunks pay, though the backward computes them again."""
 
 
 class Mlp(nn.Module):
@@ -56,10 +53,8 @@ class Mlp(nn.Module):
     def _is_large(self, x: Tensor) -> bool:
         if not isinstance(self.act, nn.GELU) or self.act.approximate != "none":
             return False
-        dtype, width = compute_dtype(x), x.shape[-1]
-        hidden = x.numel() // width * self.expand.out_features * dtype.itemsize
-        slow = width > WIDE and dtype == torch.float32
-        return hidden > (LARGE_BYTES_WIDE if slow else LARGE_BYTES)
+        numbers = x.numel() // x.shape[-1] * self.expand.out_features
+        return numbers * compute_dtype(x).itemsize > LARGE_BYTES
 
 
 class _ChunkedMlp(torch.autograd.Function):

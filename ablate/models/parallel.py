@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from ablate.grammar import RunSpec
 from ablate.models.conv_attention import ConvAttention, ConvAttentionRun, Grid, join, split
+from ablate.models.image_tokens import ResizeTokens
 from ablate.models.layers import DropPath, init_tokens, to_map, tokens
 from ablate.models.mlp import Mlp
+from ablate.models.routes import on_cpu
 
 Features = tuple[Tensor, Tensor | None]
 
@@ -24,6 +26,9 @@ def resize(x: Tensor, grid: Grid, target: Grid) -> Tensor:
     """
     if grid == target:
         return x
+    if on_cpu(x):
+        out: Tensor = ResizeTokens.apply(x, grid, target)
+        return out
     prefix = x.shape[1] - grid[0] * grid[1]
     token, image = torch.split(x, [prefix, x.shape[1] - prefix], dim=1)
     map_ = F.interpolate(to_map(image, grid), size=target, mode="bilinear", align_corners=False)

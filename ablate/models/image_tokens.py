@@ -1,7 +1,7 @@
-"""Depthwise convolutions on the image tokens among (N, L, C): CoaT's position encodings.
+"""Operations on the image tokens among (N, L, C): CoaT's position encodings and resizing.
 
 As plain operations they cut the class token off and put it back, and each cut is copies, most of
-all in the backward. Here sums are written in place; for the CPU, where copies are what these
+all in the backward. Here results are written in place; for the CPU, where copies are what these
 layers cost.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ablate.models.convolution import depthwise, depthwise_gradients
 from ablate.models.layers import to_map, tokens
@@ -118,3 +119,34 @@ class AddGated(torch.autograd.Function):
             parameters += others
             first = part.stop
         return grad, dq, dv, None, *parameters
+
+
+class ResizeTokens(torch.autograd.Function):
+    """Bilinear resizing, without aligned corners, of the image tokens; other tokens are kept.
+
+    apply(x, grid, target): tokens (N, L, C), (H, W) of the image tokens before and after
+    -> (N, L', C).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: Grid, target: Grid) -> Tensor:
+        ctx.grids = (grid, target)
+        map_ = F.interpolate(image_map(x, grid, x.dtype), size=target, mode="bilinear")
+        return _beside_other_tokens(x, grid, map_)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grid, target = ctx.grids
+        map_ = image_map(grad, target, grad.dtype)  # dense: others take a kernel 10 times slower
+        before = (map_.shape[0], map_.shape[1], *grid)
+        dmap = torch.ops.aten.upsample_bilinear2d_backward(map_, target, before, False, None, None)
+        return _beside_other_tokens(grad, target, dmap), None, None
+
+
+def _beside_other_tokens(x: Tensor, grid: Grid, map_: Tensor) -> Tensor:
+    """The tokens of x that are not of the image, then a map (N, C, H', W') as tokens."""
+    prefix, image = x.shape[1] - grid[0] * grid[1], tokens(map_)
+    out = x.new_empty(x.shape[0], prefix + image.shape[1], x.shape[2])
+    out[:, :prefix], out[:, prefix:] = x[:, :prefix], image
+    return out
