@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ablate.cost.formulas import aten
 from ablate.cost.meta import ShapeCache, twin
 from ablate.cost.trace import RUN_ERRORS, refused
 from ablate.errors import ConfigError, unknown
+from ablate.models.routes import plain_routes
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -45,7 +47,8 @@ def training_memory(
     operator that makes it to its release: parameters, buffers, the batch, activations kept for
     the backward pass, gradients, and what operators need in between. The optimizer's state is
     added. It is what torch's allocator hands out, as `measure` measures it; the process itself,
-    CUDA's context, caching and workspaces inside kernels are not in it.
+    CUDA's context, caching and workspaces inside kernels are not in it. The layers' routes for the
+    CPU (`ablate.models.routes`) need less.
 
     Args:
         model: as for `profile`.
@@ -88,7 +91,9 @@ def check_step(batch_size: Any, precision: str, optimizer: str) -> None:
 def _step(network: nn.Module, images: Tensor, precision: str, ledger: _Ledger) -> None:
     network.train()
     half = torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32")
-    with _FlashOnShapes(), ShapeCache(), ledger:
+    # what autograd makes itself, as zeros for an output without gradient, is to pretend as well
+    pretence = images.fake_mode if isinstance(images, FakeTensor) else nullcontext()
+    with plain_routes(), pretence, _FlashOnShapes(), ShapeCache(), ledger:
         with half:
             logits = network(images)
         target = torch.empty_like(logits[:, 0], dtype=torch.long)

@@ -136,7 +136,7 @@ class ConvAttention(nn.Module):
     def _mix_at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """All heads in one product, whose numbers across heads are struck out."""
         head_dim = q.shape[2] // self.num_heads
-        own = torch.ones(head_dim, head_dim, dtype=q.dtype) * head_dim**-0.5
+        own = q.new_full((head_dim, head_dim), head_dim**-0.5)
         within: Tensor = torch.block_diag(*[own] * self.num_heads)  # type: ignore[no-untyped-call]
         context = (k.softmax(dim=1).transpose(1, 2) @ v) * within  # (N, C, C)
         out: Tensor = q @ context
