@@ -16,8 +16,9 @@ from ablate.cost.memory import training_memory
 from ablate.errors import AblateError, ConfigError
 from ablate.study.built import build, build_all
 from ablate.study.expected import trial_seconds
-from ablate.study.plan import Plan, check, plan, study_confounds
+from ablate.study.plan import check, plan, study_confounds
 from ablate.study.plan_table import plan_columns, plan_footnotes, plan_rows
+from ablate.study.planned import Plan
 from ablate.study.power import minimum_detectable_effect
 from ablate.study.probe import Case, Speed, choose_probes, fitted, measure
 from ablate.study.spec import Study, load_study

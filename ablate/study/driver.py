@@ -30,8 +30,8 @@ from ablate.study.progress import Event, EventKind, Sink, duration
 from ablate.study.resolution import Resolved, prepare_images
 from ablate.study.settings import Settings, Summary
 from ablate.study.shelf import verdict
-from ablate.study.store import write_results
 from ablate.study.worker import Order, Outcome, run_trial
+from ablate.study.writing import write_results
 
 if TYPE_CHECKING:
     from ablate.study.spec import Study

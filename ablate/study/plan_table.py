@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ablate.study.plan import Plan, PlannedVariant
+    from ablate.study.planned import Plan, PlannedVariant
 
 COLUMNS = ("variant", "params", "MACs", "against baseline", "memory", "a trial", "warnings")
 

@@ -174,8 +174,8 @@ def check_address(address: str) -> str | None:
         ) from error
     if not grpc:
         raise ConfigError(
-            f"what answers at {address} is no Ray cluster: give the address that `ray start --head` "
-            "printed"
+            f"what answers at {address} is no Ray cluster: give the address that "
+            "`ray start --head` printed"
         )
     return host
 
