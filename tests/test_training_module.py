@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from ablate.errors import ConfigError
 from ablate.training import Diverged, Interrupted, TimedOut, create_module
 from ablate.training.divergence import first_nonfinite_layer
+from ablate.training.tally import score
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
@@ -173,3 +174,12 @@ def test_outcomes_travel_between_processes(outcome):
 def test_a_built_network_takes_no_size_of_its_own():
     with pytest.raises(ConfigError, match="built already takes no options, classes or size"):
         create_module(network(), num_classes=10)
+
+
+def test_top1_is_that_of_the_prediction_where_logits_tie():
+    """Logits in bf16 tie now and then; predictions.npz and the row tell the same accuracy."""
+    logits = torch.randint(0, 3, (1000, 10)).bfloat16()
+    labels = torch.randint(0, 10, (1000,))
+    _, top1, _ = score(logits, labels)
+    assert top1 == 100 * (logits.argmax(1) == labels).sum()
+    assert (logits.topk(1).indices[:, 0] != logits.argmax(1)).any()

@@ -81,7 +81,8 @@ class ImageClassifier(pl.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         logits = self._evaluate("test", batch)
-        confidence, predicted = logits.float().softmax(1).max(1)
+        predicted = logits.argmax(1)
+        confidence = logits.float().softmax(1).gather(1, predicted[:, None])[:, 0]
         self.predictions.append(torch.stack([batch[1].double(), predicted.double(), confidence]))
 
     def on_train_epoch_start(self) -> None:
