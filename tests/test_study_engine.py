@@ -403,3 +403,9 @@ def test_workers_end_with_a_driver_that_was_killed_alone(tmp_path: Path) -> None
     before = [path.read_text() for path in tmp_path.glob("runs/*/metrics.csv")]
     time.sleep(0.5)
     assert before == [path.read_text() for path in tmp_path.glob("runs/*/metrics.csv")]
+
+
+def test_an_unknown_executor_is_refused_also_where_all_is_done(settings: Settings) -> None:
+    run(fake_study(1, 1), settings)
+    with pytest.raises(ConfigError, match=r"executor 'slrm' .*did you mean 'slurm'"):
+        run(fake_study(1, 1), replace(settings, executor="slrm"))

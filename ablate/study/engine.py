@@ -7,6 +7,7 @@ from dataclasses import replace
 from ablate.errors import ConfigError, unknown
 from ablate.study.cells import StudyLike
 from ablate.study.driver import Driver
+from ablate.study.executors import check_executor
 from ablate.study.ledger import KINDS
 from ablate.study.progress import Sink, silent
 from ablate.study.resolution import look_up
@@ -28,6 +29,7 @@ def run(study: StudyLike, settings: Settings | None = None, *, sink: Sink = sile
         AblateError: data, weights or settings are wrong; nothing was started.
     """
     settings = settings or Settings()
+    check_executor(settings.executor)
     return _driver(study)(study, settings, look_up(study, settings.runs), sink).run()
 
 

@@ -278,14 +278,19 @@ def register_executor(name: str, factory: Factory) -> None:
     _EXECUTORS[name] = factory
 
 
+def check_executor(name: str) -> None:
+    """Raises ConfigError where there is no such executor."""
+    if name not in _EXECUTORS:
+        raise ConfigError(unknown("executor", name, _EXECUTORS))
+
+
 def create_executor(name: str, resources: Resources) -> TrialExecutor:
     """The executor of that name.
 
     Raises:
         ConfigError: there is no such executor, or a number is below 1.
     """
-    if name not in _EXECUTORS:
-        raise ConfigError(unknown("executor", name, _EXECUTORS))
+    check_executor(name)
     for field in ("workers", "per_gpu", "threads"):
         value = getattr(resources, field)
         if value is not None and value < 1:
