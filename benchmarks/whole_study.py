@@ -75,7 +75,7 @@ def by_ablate(args: argparse.Namespace, folder: Path) -> tuple[float, list[float
     run = [sys.executable, "-m", "ablate", "run", str(study), "--device", "cpu"]
     seconds, _ = timed(run, folder)
     _, rows = timed([sys.executable, "-m", "ablate", "results", str(study), "--json"], folder)
-    return seconds, [row["top1"] for row in json.loads(rows)["rows"]]
+    return seconds, [row["top1"] for row in json.loads(rows)]
 
 
 def by_script(
