@@ -32,6 +32,7 @@ from study_fakes import (
 from ablate.errors import ConfigError, ResultsError
 from ablate.study.engine import retry, run
 from ablate.study.environment import code, code_digest
+from ablate.study.equal_code import Equal, holds
 from ablate.study.folder import RunFolder, run_folders
 from ablate.study.owner import Ownership, myself
 from ablate.study.settings import Settings
@@ -203,11 +204,19 @@ def test_results_of_equal_code_are_not_stale_until_the_code_changes_again(
 ) -> None:
     run(fake_study(1, 1), settings)
     then, now = code_digest(code(())), {"arch": "a", "models": "faster", "data": "d"}
-    monkeypatch.setattr("ablate.study.equal_code.EQUAL", {then: "faster only"})
+    monkeypatch.setattr("ablate.study.equal_code.EQUAL", {then: Equal("faster only")})
     monkeypatch.setattr("ablate.study.equal_code.NOW", code_digest(now))
     later = {**now, "models": "changed"} if lapsed else now
     monkeypatch.setattr("ablate.study.status.code", lambda plugins: later)
     assert retry(fake_study(1, 1), settings, kind="stale").trained == trained
+
+
+def test_equal_code_may_except_kinds_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.study.equal_code.NOW", "now")
+    monkeypatch.setattr("ablate.study.equal_code.EQUAL", {"then": Equal("faster", unless="T")})
+    assert holds("then", "now", "S2x8:C2x16-C2x32")
+    assert not holds("then", "now", "S2x8:C2x16-T2x32")
+    assert not holds("other", "now", "S2x8:C2x16-C2x32")
 
 
 def test_a_damaged_result_is_trained_again_and_told(settings: Settings) -> None:

@@ -137,7 +137,7 @@ def stale_changes(found: Found, plugins: tuple[str, ...], fingerprint: str | Non
     row: Mapping[str, Any] = {"code": code_digest(then["code"])} if then.get("code") else {}
     row = {**row, "fingerprint": then.get("fingerprint"), **(found.row or {})}
     data = changes({"fingerprint": row.get("fingerprint")}, now)
-    if holds(row.get("code"), code_digest(parts)):
+    if holds(row.get("code"), code_digest(parts), row.get("arch")):
         return data
     if found.folder is None:
         return [f"code: since commit {(row.get('commit') or 'unknown')[:12]}", *data]
