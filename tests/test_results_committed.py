@@ -18,6 +18,8 @@ import pytest
 from ablate.cli import main
 from ablate.report.publish import drift
 from ablate.study.audit import check_results
+from ablate.study.environment import code, code_digest
+from ablate.study.equal_code import holds
 from ablate.study.spec import Study, load_study
 from ablate.study.store import load_curves, load_predictions, load_results
 from ablate.study.tuning_rows import load_tuning
@@ -247,3 +249,13 @@ def test_what_the_results_cost_is_told_for_every_folder() -> None:
         done = rows[rows["status"] == "done"]
         spent[folder.name] = (len(done), round(float(done["seconds"].sum()) / 3600, 2))
     assert told_costs() == spent
+
+
+def test_results_on_real_images_are_those_of_today_s_code() -> None:
+    """Up to rounding: what changed since is speed, or kinds of blocks that they do not have."""
+    now = code_digest(code())
+    for folder in RESULTS.glob("*.cifar10-jpeg"):
+        rows, _ = committed(folder)
+        old = [row["arch"] for row in rows.to_dict("records")
+               if not holds(row["code"], now, row["arch"])]  # fmt: skip
+        assert old == [], f"{folder.name}: train these again, or say in equal_code.py why they hold"

@@ -19,7 +19,7 @@ class Equal:
     unless: str = ""
 
 
-NOW = ""
+NOW = "0b65a64ab0e1"
 """The digest that the list is for (`ablate.study.environment.code_digest`)."""
 EQUAL = {
     "f17ef9d70bc2": Equal(
