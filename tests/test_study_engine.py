@@ -34,6 +34,7 @@ from ablate.study.engine import retry, run
 from ablate.study.environment import code, code_digest
 from ablate.study.equal_code import Equal, holds
 from ablate.study.folder import RunFolder, run_folders
+from ablate.study.interrupts import Interrupts
 from ablate.study.owner import Ownership, myself
 from ablate.study.settings import Settings
 from ablate.study.store import load_results
@@ -418,3 +419,14 @@ def test_an_unknown_executor_is_refused_also_where_all_is_done(settings: Setting
     run(fake_study(1, 1), settings)
     with pytest.raises(ConfigError, match=r"executor 'slrm' .*did you mean 'slurm'"):
         run(fake_study(1, 1), replace(settings, executor="slrm"))
+
+
+def test_a_signal_while_the_driver_leaves_stops_nothing() -> None:
+    """It came between the last trial and the handlers from before: a traceback, once in a while."""
+    stopped: list[int] = []
+    with Interrupts(lambda: None, lambda: stopped.append(1)) as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        handler = signal.getsignal(signal.SIGINT)
+    assert callable(handler)
+    handler(signal.SIGINT, None)
+    assert (interrupts.count, stopped) == (2, [])

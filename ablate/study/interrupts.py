@@ -54,6 +54,7 @@ class Interrupts:
     def __init__(self, on_first: Callable[[], None], on_second: Callable[[], None]) -> None:
         self._answers = [on_first, on_second]
         self._before: dict[signal.Signals, Any] = {}
+        self._left = False
         self.count = 0
 
     def __enter__(self) -> Interrupts:
@@ -70,11 +71,14 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left = True
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        if self._left:  # nothing runs that could be stopped
+            return
         if self.count <= len(self._answers):
             self._answers[self.count - 1]()
         else:
