@@ -78,8 +78,7 @@ def test_accuracy_is_that_of_the_predictions_and_the_last_epoch(folder: Path) ->
     for row in rows[rows["status"] == "done"].to_dict("records"):
         guessed = load_predictions(row["key"], RESULTS, folder / "no-runs")
         right = 100 * float((guessed["label"] == guessed["prediction"]).mean())
-        # Rows of 2026-11-21 broke ties of bf16 logits in two ways: a few images of 10,000 differ.
-        assert right == pytest.approx(row["top1"], abs=0.1 if row["precision"] == "bf16" else 1e-4)
+        assert right == pytest.approx(row["top1"], abs=1e-4)
         assert len(guessed["label"]) == row["test_images"]
         assert last.loc[row["key"], "train_top1"] == pytest.approx(row["train_top1"])
         assert last.loc[row["key"], "epoch"] == row["epochs"]

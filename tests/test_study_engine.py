@@ -394,7 +394,7 @@ def test_what_was_stopped_at_once_goes_on_where_it_was(
         os.killpg(process.pid, signal.SIGINT)
     code, output = finish(process)
     assert code == (-signal.SIGKILL if how == "kill" else 130), output
-    assert time.monotonic() - started < 30  # it would train for longer; also on a loaded machine
+    assert time.monotonic() - started < 5
     begun = list(tmp_path.glob("runs/*/metrics.csv"))
     assert begun
     before = {path: path.read_text() for path in begun}

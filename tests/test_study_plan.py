@@ -102,7 +102,7 @@ def test_times_come_from_probes(load: Load, tmp_path: Path) -> None:
     assert found.device_hours == pytest.approx(total / 3600)
     assert found.device_hours_left == found.device_hours
     assert any("(from 4 probes of the real step)" in text for text in found.notes())
-    assert 0.5 < total < 20_000  # seconds, also on a loaded machine
+    assert 0.5 < total < 600
 
 
 def test_a_trial_takes_its_steps_its_evaluations_and_the_test_split() -> None:
