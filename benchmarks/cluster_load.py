@@ -14,7 +14,6 @@ gives its cost a trial.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster_simulation import install_commands
+from measuring import command_line
 
 from ablate.study.driver import LOOKS_A_SECOND, SAVE_SHARE
 from ablate.study.owner import BEAT_SECONDS
@@ -214,7 +214,7 @@ def report(here: Path, trials: int, started: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("what", choices=["estimate", "count", "simulate"])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=300)

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ablate.config import DataConfig, TrainConfig, TrialConfig, TrialResult
-from ablate.files import write_atomic
+from untrained import no_time, write_curves
 
-METRICS = "epoch,train_loss_running,train_loss,train_top1,val_loss,val_top1,lr\n"
-TIMING = "epoch,seconds,images_per_second\n"
+from ablate.config import DataConfig, TrainConfig, TrialConfig
+from ablate.files import write_atomic
 
 SBATCH = """#!/bin/sh
 number=$(( $(cat {here}/number) + 1 ))
@@ -47,25 +46,6 @@ def install_commands(here: Path) -> Path:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     return folder
-
-
-def no_time(trial: TrialConfig, folder: Path, **keywords: Any) -> TrialResult:
-    """A trial that takes no time and leaves the curves of all its epochs."""
-    write_curves(folder, trial.train.epochs or 1)
-    return TrialResult(
-        key=trial.key, seed=trial.seed, arch=trial.arch, top1=70.0, top5=99.0, test_loss=1.0,
-        train_top1=90.0, train_loss=0.1, params=1000, epochs=trial.train.epochs or 1, steps=100,
-        train_images=1000, test_images=500, dataset=trial.data.name, image_size=32,
-        precision="fp32", device="cpu", seconds=0.0, images_per_second=1.0, version="0",
-    )  # fmt: skip
-
-
-def write_curves(folder: Path, epochs: int) -> None:
-    rows = range(1, epochs + 1)
-    (folder / "metrics.csv").write_text(
-        METRICS + "".join(f"{n},2.0,{1 / n!r},50.0,1.5,60.0,0.001\n" for n in rows)
-    )
-    (folder / "timing.csv").write_text(TIMING + "".join(f"{n},30.0,900.0\n" for n in rows))
 
 
 # The nodes.
@@ -124,7 +104,6 @@ def mark(here: Path, what: str) -> None:
 def driver(here: Path, trials: int, epochs: int, poll_seconds: float) -> None:
     """Run the study as `ablate run --executor slurm` would, and note the processor's time."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import cluster_simulation
     from study_fakes import fake_study
 
     from ablate.study.engine import run
@@ -134,8 +113,7 @@ def driver(here: Path, trials: int, epochs: int, poll_seconds: float) -> None:
     study = fake_study(10, trials // 10, epochs=epochs, name="load")
     settings = Settings(
         runs=here / "runs", results=here / "results", executor="slurm",
-        fit=cluster_simulation.no_time,  # by a name that another process can import
-        options={"poll_seconds": poll_seconds},
+        fit=no_time, options={"poll_seconds": poll_seconds},
     )  # fmt: skip
     samples: list[tuple[float, float]] = [sample()]
     over = threading.Event()

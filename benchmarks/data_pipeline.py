@@ -11,15 +11,14 @@ other work on the machine matters little; it still takes caches and half of a sh
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import command_line, seconds
 
 import ablate
 from ablate.config import TrainConfig
@@ -78,13 +77,6 @@ def training_step(name: str, size: int) -> Callable[[Batch], None]:
     return step
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
 def compare(stream: Iterator[Batch], step: Callable[[Batch], None], rounds: int) -> list[float]:
     """Median seconds of a batch's data and of its training step."""
     for _ in range(2):
@@ -92,13 +84,13 @@ def compare(stream: Iterator[Batch], step: Callable[[Batch], None], rounds: int)
     pairs = []
     for _ in range(rounds):
         held: list[Batch] = []
-        data = seconds(lambda: held.append(next(stream)))  # noqa: B023  (called here)
-        pairs.append((data, seconds(lambda: step(held[0]))))  # noqa: B023
+        data = seconds(lambda: held.append(next(stream))).cpu  # noqa: B023  (called here)
+        pairs.append((data, seconds(lambda: step(held[0])).cpu))  # noqa: B023
     return [statistics.median(column) for column in zip(*pairs, strict=True)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", default=["coat-lite-micro", "coatnet-micro"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 128, 256])
     parser.add_argument("--image-size", type=int, default=32)
@@ -115,7 +107,7 @@ def main() -> None:
             for size in options.batch_sizes:
                 train = TrainConfig(batch_size=size, **fields)
                 stream = batches(pixels, train)
-                alone = statistics.median(seconds(stream.__next__) for _ in range(100))
+                alone = statistics.median(seconds(stream.__next__).cpu for _ in range(100))
                 for model in options.models:
                     step = training_step(model, options.image_size)
                     data, work = compare(stream, step, options.rounds)

@@ -12,14 +12,11 @@ weights ended bit-identical, with and without.
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import statistics
-import time
 
-import scipy.stats
 import torch
 import torch.nn.functional as F
+from measuring import command_line, geometric, seconds
 
 import ablate
 from ablate.training.surroundings import deterministic_kernels
@@ -28,7 +25,6 @@ from ablate.training.surroundings import deterministic_kernels
 def run(options: argparse.Namespace, deterministic: bool) -> tuple[float, torch.Tensor]:
     """Steps/s of a network trained from the seed's weights, and its weights afterwards."""
     device = torch.device(options.device)
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     torch.manual_seed(0)
     with deterministic_kernels(deterministic):
         torch.use_deterministic_algorithms(deterministic)
@@ -40,35 +36,24 @@ def run(options: argparse.Namespace, deterministic: bool) -> tuple[float, torch.
         images = torch.randn(size, device=device)
         labels = torch.randint(10, (options.batch_size,), device=device)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-        for count in (2, options.steps):  # the first are to warm up
-            _wait(device)
-            start = clock()
+
+        def steps(count: int) -> None:
             for _ in range(count):
                 loss = F.cross_entropy(network(images), labels)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            _wait(device)
-            seconds = clock() - start
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        steps(2)  # to warm up
+        taken = seconds(lambda: steps(options.steps))
     weights = torch.cat([p.detach().flatten().cpu() for p in network.parameters()])
-    return options.steps / seconds, weights
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def interval(ratios: list[float]) -> tuple[float, float, float]:
-    """Geometric mean and 95% interval."""
-    logs = [math.log(ratio) for ratio in ratios]
-    mean, count = statistics.mean(logs), len(logs)
-    half = scipy.stats.t.ppf(0.975, count - 1) * statistics.stdev(logs) / math.sqrt(count)
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+    return options.steps / (taken.cpu if device.type == "cpu" else taken.wall), weights
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="coat-lite-micro")
     parser.add_argument("--image-size", type=int, default=32)
@@ -89,7 +74,7 @@ def main() -> None:
             final[deterministic].append(weights)
         ratios.append(speed[True] / speed[False])
         print(f"with {speed[True]:.2f} steps/s  without {speed[False]:.2f}", flush=True)
-    mean, low, high = interval(ratios)
+    mean, low, high = geometric(ratios)
     print(f"ratio {mean:.3f} [{low:.3f}, {high:.3f}] on {options.device}, {options.pairs} pairs")
     for deterministic, word in ((True, "with"), (False, "without")):
         equal = all(torch.equal(final[deterministic][0], w) for w in final[deterministic])

@@ -10,16 +10,14 @@ Targets: under 20 ms a trial; `ablate status` and `ablate results` of 10,000 fin
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from ablate.config import TrialConfig, TrialResult
+from measuring import command_line, seconds, timed
+from untrained import no_time
+
 from ablate.study import load_study
 from ablate.study.engine import run
 from ablate.study.progress import Event
@@ -33,25 +31,13 @@ factors:
   crpe: [false, true]
 seeds: {seeds}
 data: {{name: digits-canvas}}
+train: {{epochs: 10}}
 """
-METRICS = "epoch,train_loss_running,train_loss,train_top1,val_loss,val_top1,lr\n"
-
-
-def at_once(trial: TrialConfig, folder: Path, **keywords: Any) -> TrialResult:
-    """A trial of ten epochs that takes no time."""
-    rows = "".join(f"{epoch},2.0,{1 / epoch!r},50.0,1.5,60.0,0.001\n" for epoch in range(1, 11))
-    (folder / "metrics.csv").write_text(METRICS + rows)
-    return TrialResult(
-        key=trial.key, seed=trial.seed, arch=trial.arch, top1=70.0, top5=99.0, test_loss=1.0,
-        train_top1=90.0, train_loss=0.1, params=1000, epochs=10, steps=100, train_images=1000,
-        test_images=500, dataset=trial.data.name, image_size=32, precision="fp32", device="cpu",
-        seconds=0.0, images_per_second=1.0, version="0",
-    )  # fmt: skip
 
 
 def settings(folder: Path, executor: str) -> Settings:
     return Settings(
-        runs=folder / "runs", results=folder / "results", executor=executor, fit=at_once
+        runs=folder / "runs", results=folder / "results", executor=executor, fit=no_time
     )
 
 
@@ -77,17 +63,12 @@ def milliseconds_a_trial(executor: str, trials: int) -> float:
 
 def seconds_of(verb: list[str], folder: Path) -> float:
     """The wall-clock of a command, from the start of Python to its last line."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    started = time.perf_counter()
     command = [sys.executable, "-m", "ablate", verb[0], "overhead.yaml", *verb[1:]]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    return time.perf_counter() - started
+    return timed(command, folder, PYTHONPATH=str(Path(__file__).parents[1]))[0]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--trials", type=int, default=10_000, help="finished trials")
     parser.add_argument("--timed", type=int, default=500, help="trials for the time a trial")
     arguments = parser.parse_args()
@@ -97,14 +78,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         study = load_study(study_of(folder, arguments.trials))
-        started = time.perf_counter()
-        run(study, settings(folder, "serial"))
-        taken = time.perf_counter() - started
+        taken = seconds(lambda: run(study, settings(folder, "serial"))).wall
         print(f"{arguments.trials} trials: {taken:.0f} s in all", flush=True)
         print(f"figures of all trials, once: {seconds_of(['run'], folder):.0f} s", flush=True)
         for verb in (["status"], ["results"], ["results", "--check"], ["run"]):
-            seconds = seconds_of(verb, folder)
-            print(f"ablate {' '.join(verb)}, {arguments.trials} trials: {seconds:.2f} s")
+            taken = seconds_of(verb, folder)
+            print(f"ablate {' '.join(verb)}, {arguments.trials} trials: {taken:.2f} s")
 
 
 if __name__ == "__main__":

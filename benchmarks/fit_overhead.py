@@ -9,14 +9,12 @@ on the machine does not count; the wall-clock of `fit` is printed beside them.
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
+from measuring import command_line, seconds
 
 from ablate.config import DataConfig, TrainConfig, TrialConfig
 from ablate.data import DataModule
@@ -62,15 +60,8 @@ def fitted(trial: TrialConfig) -> None:
         fit(trial, Path(folder), device="cpu", threads=1)
 
 
-def seconds(function: Callable[[TrialConfig], None], trial: TrialConfig) -> tuple[float, float]:
-    """CPU seconds and wall-clock seconds of a call."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    function(trial)
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--arch", default="coat-lite-micro")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=3)
@@ -86,11 +77,10 @@ def main() -> None:
     )
     fitted(trial.model_copy(update={"train": TrainConfig(epochs=1)}))  # loads what is lazy
     for _ in range(options.pairs):
-        bare_cpu, _ = seconds(bare, trial)
-        fit_cpu, fit_wall = seconds(fitted, trial)
+        loop, ours = seconds(lambda: bare(trial)), seconds(lambda: fitted(trial))
         print(
-            f"bare {bare_cpu:.2f} s  fit {fit_cpu:.2f} s  ratio {fit_cpu / bare_cpu:.3f}"
-            f"  (CPU; wall-clock of fit {fit_wall:.2f} s)"
+            f"bare {loop.cpu:.2f} s  fit {ours.cpu:.2f} s  ratio {ours.cpu / loop.cpu:.3f}"
+            f"  (CPU; wall-clock of fit {ours.wall:.2f} s)"
         )
 
 

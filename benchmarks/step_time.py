@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
 
-import scipy.stats
 import timm
 import torch
 import torch.nn.functional as F
+from measuring import command_line, geometric, seconds
 from torch import Tensor, nn
 
 import ablate
@@ -31,7 +30,6 @@ TIMM = {
     "coatnet-0-timm": "coatnet_0_224",
 }
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
 def twins(name: str, image_size: int) -> tuple[nn.Module, nn.Module]:
@@ -75,18 +73,15 @@ def prepared(
     return run
 
 
-def alternate(
-    runs: list[Callable[[], None]], rounds: int, clock: Callable[[], float]
-) -> list[list[float]]:
+def alternate(runs: list[Callable[[], None]], rounds: int, clock: str) -> list[list[float]]:
     """Seconds of every run in every round, after one round to warm up."""
-    seconds: list[list[float]] = [[] for _ in runs]
+    found: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds + 1):
-        for run, taken in zip(runs, seconds, strict=True):
-            start = clock()
-            run()
+        for run, taken in zip(runs, found, strict=True):
+            spent = seconds(run)
             if turn:
-                taken.append(clock() - start)
-    return seconds
+                taken.append(getattr(spent, clock))
+    return found
 
 
 def compare(args: argparse.Namespace, name: str, precision: str, mode: str) -> float:
@@ -102,27 +97,22 @@ def compare(args: argparse.Namespace, name: str, precision: str, mode: str) -> f
             network = torch.compile(network)
         return prepared(network, images, labels, dtype, mode, layout)
 
-    clock = CLOCKS[args.clock]
-    trials = alternate([prepare(1, layout) for layout in FORMATS], 2, clock)
+    trials = alternate([prepare(1, layout) for layout in FORMATS], 2, args.clock)
     layout = min(zip(map(min, trials), FORMATS, strict=True))[1]
-    ours, theirs = alternate([prepare(0, "channels_last"), prepare(1, layout)], args.rounds, clock)
-    logs = [math.log(b / a) for a, b in zip(ours, theirs, strict=True)]
-    half = scipy.stats.t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / len(logs) ** 0.5
-    center = statistics.mean(logs)
-    low, high = math.exp(center - half), math.exp(center + half)
+    pair = [prepare(0, "channels_last"), prepare(1, layout)]
+    ours, theirs = alternate(pair, args.rounds, args.clock)
+    mean, low, high = geometric([b / a for a, b in zip(ours, theirs, strict=True)])
     speed = args.batch_size / statistics.median(theirs)
     print(
-        f"{name:16} {precision} {mode:5} {math.exp(center):5.2f} [{low:.2f}, {high:.2f}]"
+        f"{name:16} {precision} {mode:5} {mean:5.2f} [{low:.2f}, {high:.2f}]"
         f"   timm: {speed:6.1f} images/s, {layout}",
         flush=True,
     )
-    return math.exp(center)
+    return mean
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", choices=TIMM, default=list(TIMM))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--modes", nargs="+", choices=("train", "eval"), default=["train", "eval"])
@@ -130,7 +120,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=CLOCKS, default="cpu")
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile both")
     args = parser.parse_args()

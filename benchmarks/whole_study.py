@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import scipy.stats
+from measuring import command_line, mean_and_half, timed
 
 HERE = Path(__file__).parent
 STUDY = """\
@@ -49,16 +45,6 @@ train:
 """
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, str]:
-    """Wall-clock seconds and output of a command, with its own cache."""
-    env = {**os.environ, "ABLATE_CACHE": str(folder / "cache")}
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return time.perf_counter() - start, done.stdout
-
-
 def by_ablate(args: argparse.Namespace, folder: Path) -> tuple[float, list[float]]:
     """Seconds of the study and the accuracy of every seed."""
     study = folder / "whole.yaml"
@@ -73,8 +59,10 @@ def by_ablate(args: argparse.Namespace, folder: Path) -> tuple[float, list[float
         )
     )
     run = [sys.executable, "-m", "ablate", "run", str(study), "--device", "cpu"]
-    seconds, _ = timed(run, folder)
-    _, rows = timed([sys.executable, "-m", "ablate", "results", str(study), "--json"], folder)
+    results = [sys.executable, "-m", "ablate", "results", str(study), "--json"]
+    cache = str(folder / "cache")
+    seconds, _ = timed(run, folder, ABLATE_CACHE=cache)
+    _, rows = timed(results, folder, ABLATE_CACHE=cache)
     return seconds, [row["top1"] for row in json.loads(rows)]
 
 
@@ -95,16 +83,12 @@ def by_script(
 
 def shown(found: list[float]) -> str:
     """Mean and 95% interval."""
-    half = 0.0
-    if len(found) > 1:
-        half = scipy.stats.t.ppf(0.975, len(found) - 1) * statistics.stdev(found)
-    return f"{statistics.mean(found):.1f} ± {half / len(found) ** 0.5:.1f}%"
+    mean, half = mean_and_half(found) if len(found) > 1 else (found[0], 0.0)
+    return f"{mean:.1f} ± {half:.1f}%"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("data", type=Path, help="CIFAR-10 as folders: train/CLASS/*, test/CLASS/*")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--images", type=int, default=5000, help="training images of 50,000")
