@@ -16,6 +16,9 @@ needs_ray = pytest.mark.skipif(
     reason="ray is not installed: pip install 'ablate-vision[ray]', or `make test-ray`",
 )
 
+NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+"""What every node is started with, beside what it offers."""
+
 
 @contextmanager
 def cluster(*nodes: Mapping[str, Any]) -> Iterator[Any]:
@@ -27,17 +30,26 @@ def cluster(*nodes: Mapping[str, Any]) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
-    own = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
     made = Cluster(
         initialize_head=True,
-        head_node_args={**own, **nodes[0], "temp_dir": folder, "include_dashboard": False},
+        head_node_args={**NODE, **nodes[0], "temp_dir": folder, "include_dashboard": False},
     )
     try:
-        made.others = [made.add_node(**own, **node) for node in nodes[1:]]
+        made.others = [add_node(made, **node) for node in nodes[1:]]
         yield made
     finally:
         made.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_node(nodes: Any, **offers: Any) -> Any:
+    """Another node of a cluster."""
+    return nodes.add_node(**NODE, **offers)
+
+
+def lose_node(nodes: Any) -> None:
+    """Kill the first of the nodes that are not the head."""
+    nodes.remove_node(nodes.others[0], allow_graceful=False)
 
 
 def raylet_pid(node: Any) -> int:

@@ -13,17 +13,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import cluster, needs_ray, raylet_pid
+from ray_nodes import add_node, cluster, lose_node, needs_ray, raylet_pid
 from study_fakes import Recorder
 
 from ablate.errors import ConfigError
 from ablate.study.environment import code
-from ablate.study.executors import Resources, create_executor
+from ablate.study.executors import Resources, TrialExecutor, create_executor
 from ablate.study.owner import read_owner
 from ablate.study.ray_cluster import Node, check_address, room
 from ablate.study.ray_executor import amounts
@@ -160,6 +160,12 @@ def two_nodes() -> Iterator[Any]:
         yield made
 
 
+def executor_on(nodes: Any, options: Mapping[str, Any], **resources: Any) -> TrialExecutor:
+    """The executor on a cluster, as `--address` and the other options ask for it."""
+    given = {"address": nodes.address, **options}
+    return create_executor("ray", Resources(options=given, **resources))
+
+
 def cuda_devices(seconds: float) -> str | None:
     time.sleep(seconds)
     return os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -168,8 +174,7 @@ def cuda_devices(seconds: float) -> str | None:
 @needs_ray
 @pytest.mark.slow
 def test_trials_share_gpus(two_nodes: Any) -> None:
-    resources = Resources(per_gpu=2, trials=9, options={"address": two_nodes.address})
-    with create_executor("ray", resources) as executor:
+    with executor_on(two_nodes, {}, per_gpu=2, trials=9) as executor:
         assert executor.slots == 4
         futures = [executor.submit(cuda_devices, 5.0) for _ in range(4)]
         assert sorted(str(f.result(timeout=120)) for f in futures) == ["0", "0", "1", "1"]
@@ -184,8 +189,7 @@ def plugin_value() -> int:
 def test_plugins_are_imported_on_every_node(two_nodes: Any, tmp_path: Path) -> None:
     plugin = tmp_path / "a_ray_plugin.py"
     plugin.write_text("VALUE = 7\n")
-    options = {"address": two_nodes.address, "gpus": 0}
-    with create_executor("ray", Resources(plugins=(str(plugin),), options=options)) as executor:
+    with executor_on(two_nodes, {"gpus": 0}, plugins=(str(plugin),)) as executor:
         assert executor.submit(plugin_value).result(timeout=60) == 7
 
 
@@ -194,9 +198,8 @@ def test_plugins_are_imported_on_every_node(two_nodes: Any, tmp_path: Path) -> N
 def test_a_plugin_that_a_node_cannot_import_is_told(two_nodes: Any, tmp_path: Path) -> None:
     plugin = tmp_path / "a_local_plugin.py"
     plugin.write_text(f"import os\nassert os.getpid() == {os.getpid()}, 'only at home'\n")
-    options = {"address": two_nodes.address, "gpus": 0}
     with (
-        create_executor("ray", Resources(plugins=(str(plugin),), options=options)) as executor,
+        executor_on(two_nodes, {"gpus": 0}, plugins=(str(plugin),)) as executor,
         pytest.raises(ConfigError, match=r"node .* cannot train: plugin .*a_local_plugin.*at home"),
     ):
         executor.place(Order())
@@ -205,8 +208,7 @@ def test_a_plugin_that_a_node_cannot_import_is_told(two_nodes: Any, tmp_path: Pa
 @needs_ray
 @pytest.mark.slow
 def test_trials_without_a_gpu_see_none(two_nodes: Any) -> None:
-    resources = Resources(trials=9, options={"address": two_nodes.address, "gpus": 0})
-    with create_executor("ray", resources) as executor:
+    with executor_on(two_nodes, {"gpus": 0}, trials=9) as executor:
         assert executor.slots == 5
         assert executor.submit(cuda_devices, 0.0).result(timeout=60) == ""
 
@@ -214,17 +216,15 @@ def test_trials_without_a_gpu_see_none(two_nodes: Any) -> None:
 @needs_ray
 @pytest.mark.slow
 def test_a_trial_that_fits_on_no_node_is_told(two_nodes: Any) -> None:
-    options = {"address": two_nodes.address, "gpus": 8, "wait_seconds": 0}
     with pytest.raises(ConfigError, match=r"takes 1 CPU, 8 GPU, but no node .*: 4 CPU, 2 GPU"):
-        create_executor("ray", Resources(options=options))
+        executor_on(two_nodes, {"gpus": 8, "wait_seconds": 0})
 
 
 @needs_ray
 @pytest.mark.slow
 def test_a_runs_folder_that_is_not_shared_is_told(two_nodes: Any, tmp_path: Path) -> None:
-    resources = Resources(options={"address": two_nodes.address, "gpus": 0})
     with (
-        create_executor("ray", resources) as executor,
+        executor_on(two_nodes, {"gpus": 0}) as executor,
         pytest.raises(ConfigError, match=f"node .* does not see {tmp_path}: the runs folder must"),
     ):
         executor.place(Order(lease=tmp_path / "lease"))
@@ -233,30 +233,35 @@ def test_a_runs_folder_that_is_not_shared_is_told(two_nodes: Any, tmp_path: Path
 @needs_ray
 @pytest.mark.slow
 def test_trials_wait_for_a_node_where_the_last_one_is_lost() -> None:
-    with cluster({"num_cpus": 0}, {"num_cpus": 1}) as nodes:
-        resources = Resources(trials=9, options={"address": nodes.address})
-        with create_executor("ray", resources) as executor:
-            assert executor.slots == 1
-            nodes.remove_node(nodes.others[0], allow_graceful=False)
-            future = executor.submit(cuda_devices, 0.0)
-            time.sleep(3.0)
-            assert not future.done()
-            nodes.add_node(num_cpus=2, node_ip_address="127.0.0.1")
-            future.result(timeout=60)
-            assert awaited(lambda: executor.slots == 2)
+    with (
+        cluster({"num_cpus": 0}, {"num_cpus": 1}) as nodes,
+        executor_on(nodes, {}, trials=9) as executor,
+    ):
+        assert executor.slots == 1
+        lose_node(nodes)
+        future = executor.submit(cuda_devices, 0.0)
+        time.sleep(3.0)
+        assert not future.done()
+        add_node(nodes, num_cpus=2)
+        future.result(timeout=60)
+        assert awaited(lambda: executor.slots == 2)
 
 
 # A sweep of real trials.
 
 
-def write_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small study of the kill sweep, with three seeds."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    from kill_sweep import STUDY
+def kill_sweep() -> Any:
+    """The script `benchmarks/kill_sweep.py`: its study, and the state that a study ends in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        return importlib.import_module("kill_sweep")
 
+
+def write_study(folder: Path) -> Path:
+    """The small study of the kill sweep, with three seeds."""
     folder.mkdir()
     path = folder / "killed.yaml"
-    path.write_text(STUDY.replace("seeds: 1", "seeds: 3"))
+    path.write_text(kill_sweep().STUDY.replace("seeds: 1", "seeds: 3"))
     return path
 
 
@@ -286,15 +291,12 @@ def command(path: Path, executor: str, *more: str) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the study ends with when it is trained serially, by nobody disturbed."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        path = write_study(tmp_path_factory.mktemp("ray") / "whole", monkeypatch)
-        from kill_sweep import state
-
-        process = command(path, "serial")
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        found: dict[str, Any] = state(path.parent)
-        return found
+    path = write_study(tmp_path_factory.mktemp("ray") / "whole")
+    process = command(path, "serial")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    found: dict[str, Any] = kill_sweep().state(path.parent)
+    return found
 
 
 def worker_of(raylet: int, runs: Path) -> Path | None:
@@ -326,19 +328,17 @@ def epochs(run: Path) -> list[str]:
 @needs_ray
 @pytest.mark.slow
 def test_a_sweep_that_loses_a_node_ends_every_trial_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
+    tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     """One of two nodes is killed in the middle of its trial; the other ends the study."""
-    path = write_study(tmp_path / "lost", monkeypatch)
-    from kill_sweep import state
-
+    path = write_study(tmp_path / "lost")
     runs, sink, lost = path.parent / "runs", Recorder(), []
     with cluster({"num_cpus": 1}, {"num_cpus": 1}) as nodes:
 
         def lose_a_node() -> None:
             pid = raylet_pid(nodes.others[0])
             lost.append(awaited(lambda: worker_of(pid, runs)).name)
-            nodes.remove_node(nodes.others[0], allow_graceful=False)
+            lose_node(nodes)
 
         thread = threading.Thread(target=lose_a_node)
         thread.start()
@@ -351,7 +351,7 @@ def test_a_sweep_that_loses_a_node_ends_every_trial_once(
     assert [event.key for event in sink.events if event.kind == "retry"] == lost
     assert set(ends.values()) == {1}
     assert len(ends) == 6
-    assert state(path.parent) == whole
+    assert kill_sweep().state(path.parent) == whole
     for run in runs.glob("[0-9a-f]*/"):
         assert epochs(run) == ["1", "2", "3", "4", "5", "6"]
     assert not list(runs.glob("*/owner"))
@@ -366,12 +366,10 @@ def busy(runs: Path) -> list[Any]:
 @needs_ray
 @pytest.mark.slow
 def test_the_command_with_a_ray_of_its_own_is_interrupted_loses_a_worker_and_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
+    tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     """Ctrl-C to the whole group stops at an epoch; then a worker is killed; all without a trace."""
-    path = write_study(tmp_path / "own", monkeypatch)
-    from kill_sweep import state
-
+    path = write_study(tmp_path / "own")
     first = command(path, "ray")
     awaited(lambda: busy(path.parent / "runs"))
     os.killpg(first.pid, signal.SIGINT)
@@ -390,4 +388,4 @@ def test_the_command_with_a_ray_of_its_own_is_interrupted_loses_a_worker_and_end
     print(errors)
     facts = json.loads(printed)
     assert (facts["total"], facts["done"], facts["failed"]) == (6, 6, [])
-    assert state(path.parent) == whole
+    assert kill_sweep().state(path.parent) == whole
