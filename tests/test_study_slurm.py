@@ -368,6 +368,7 @@ def test_options_reach_sbatch_in_its_own_words(tmp_path: Path) -> None:
         "partition=gpu", "account=lab", "qos=normal", "time=2160", "gpus-per-node=a100:1",
         "mem=16G", "signal=USR2@120", "array=0-2%2", "requeue", "nice=100", "reservation=week",
         "cpus-per-task=2", "module load cuda", "export OMP_NUM_THREADS=2",
+        "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
     } <= set(lines)  # fmt: skip
     assert any(line.startswith("srun ") and "--cpus-per-task=2" in line for line in lines)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ablate.errors import ConfigError, unknown
+from ablate.study.allocator import starting_with_large_pages
 from ablate.study.environment import available_cores
 from ablate.study.plugins import import_plugins
 from ablate.study.worker import Order, ask_to_stop
@@ -193,7 +194,9 @@ class _Slot:
             initializer=start_worker,
             initargs=self._initargs,
         )
-        self._pid = self._pool.submit(os.getpid).result()
+        with starting_with_large_pages():
+            asked = self._pool.submit(os.getpid)
+        self._pid = asked.result()
 
     def kill(self) -> None:
         if self._pid is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ablate.errors import ConfigError
+from ablate.study.allocator import large_pages
 from ablate.study.slurm_job import Call
 from ablate.study.slurm_options import SlurmOptions
 
@@ -109,11 +112,17 @@ class SlurmQueue:
             "signal_delay_s": options.signal_seconds,
             "array_parallelism": self._parallel,
             "stderr_to_stdout": True,
-            "setup": [f"export OMP_NUM_THREADS={self._threads}", *options.setup],
+            "setup": [*self._environment(), *options.setup],
             # Since 22.05 a step no longer takes this over from its job.
             "srun_args": [f"--cpus-per-task={self._threads}"],
             "additional_parameters": {"requeue": True, **extra},
         }
+
+    def _environment(self) -> list[str]:
+        return [
+            f"export OMP_NUM_THREADS={self._threads}",
+            f"export GLIBC_TUNABLES={shlex.quote(large_pages(os.environ))}",
+        ]
 
     def listed(self) -> set[str] | None:
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
