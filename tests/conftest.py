@@ -1,4 +1,4 @@
-"""Tests run two at a time on two cores: each computes with one thread, and none waits for another."""
+"""Tests run two at a time on two cores: each computes with one thread."""
 
 import os
 
