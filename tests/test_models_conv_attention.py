@@ -337,12 +337,3 @@ def test_copies_answer_alike(network, images):
     fresh = create_model(network.arch, num_classes=5, image_size=(24, 32)).eval()
     fresh.load_state_dict(network.state_dict())
     torch.testing.assert_close(fresh(images), expected)
-
-
-@pytest.mark.slow
-def test_torch_compile_gives_the_same_answer():
-    torch.manual_seed(0)
-    model = create_model("F1x16@num_heads=4", num_classes=5, image_size=16).eval()
-    x = torch.randn(2, 3, 16, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model)(x), model(x), rtol=1e-4, atol=1e-5)
