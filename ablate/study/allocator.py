@@ -51,7 +51,7 @@ def large_pages(environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def starting_with_large_pages() -> Iterator[None]:
-    """Processes started meanwhile get large pages; they are read before a process's own code."""
+    """Within, processes start with large pages: glibc reads its settings before a program runs."""
     with _changing:
         before = os.environ.get(_TUNABLES)
         os.environ[_TUNABLES] = large_pages(os.environ)
