@@ -21,10 +21,10 @@ test: $(VENV)/ready  ## lint, types and every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/ready  ## the tests that answer in seconds
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-ray: $(VENV)/ready  ## trials on Ray: two nodes on this machine, one is killed midway
 	$(BIN)/python -m pip install --quiet --editable '.[ray]'

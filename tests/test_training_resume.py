@@ -19,7 +19,8 @@ from ablate.training import Interrupted, fit
 from ablate.training.checkpoint import newest
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ablate.training.session"])
+LOADED = ["ablate.training.session", "ablate.models.factory", "sklearn.datasets"]
+SERVER.set_forkserver_preload(LOADED)
 
 # BatchNorm buffers, drop path, EMA and a schedule: everything that a checkpoint has to carry.
 TRIAL = TrialConfig(
