@@ -20,8 +20,8 @@ def keep_freed_memory() -> bool:
     """Serve large blocks from memory that this process has already, where glibc is the library.
 
     By default glibc returns blocks of megabytes to the system as soon as they are freed, and each
-    training step pays for the same pages anew: 5 to 10% of the step of a micro network. Here the
-    process keeps what it needed at its peak until it ends. Nothing else changes.
+    training step pays for the same pages anew. Here the process keeps what it needed at its peak
+    until it ends; it pays together with `large_pages` (docs/performance.md). Nothing else changes.
 
     Returns:
         Whether it was done: not outside Linux, nor with another C library.
