@@ -133,7 +133,7 @@ def test_killed_again_and_again_at_random_moments_it_ends_the_same(tmp_path, ref
     moments = random.Random(seed)
     kills = 0
     # The moments come later and later, so that it ends on a machine of any speed.
-    while run(tmp_path, kill_after=moments.uniform(0.1, 1) * (1 + kills / 4)) != 0:
+    while run(tmp_path, kill_after=moments.uniform(0.05, 0.3) * 1.2**kills) != 0:
         kills += 1
     assert kills > 2
     assert_same_end(tmp_path, reference)
