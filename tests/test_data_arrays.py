@@ -39,11 +39,13 @@ def source_of(images, name: str = "noise") -> Source:
     )
 
 
-def test_the_array_holds_every_image_in_order(tmp_path):
+@pytest.mark.parametrize("large_side", [192, 4], ids=["one thread", "several"])
+def test_the_array_holds_every_image_in_order(large_side, tmp_path, monkeypatch):
+    monkeypatch.setattr("ablate.data.arrays.LARGE_SIDE", large_side)
     images = CountingImages(600)  # more than one chunk of decoding
     array = pixels(source_of(images), "train", 8, tmp_path)
     assert array.shape == (600, 3, 8, 8)
-    for index in (0, 255, 256, 599):
+    for index in (0, 1, 255, 256, 257, 599):
         np.testing.assert_array_equal(array[index].transpose(1, 2, 0), images.read(index))
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import ablate
-from ablate.models import mlp
-from ablate.models.convolution import Conv2d, _DepthwiseConv
+from ablate.models import convolution, mlp
+from ablate.models.convolution import Conv2d, _DepthwiseConv, kernel_gradient
 from ablate.models.image_tokens import AddConvolved, AddGated, ResizeTokens
 from ablate.models.layers import GELU, BatchNorm2d
 from ablate.models.mlp import Mlp, _ChunkedMlp
@@ -99,6 +99,23 @@ def test_gradients_are_those_of_finite_differences():
     image = torch.randn(2, 4, 5, 5, **tokens)
     geometry = ((2, 2), (1, 1))
     assert check(lambda *a: _DepthwiseConv.apply(*a, geometry), (image, whole, bias))
+
+
+@pytest.mark.parametrize("unit", [True, False], ids=["with a matrix unit", "without"])
+@pytest.mark.parametrize(("channels", "side"), [(12, 16), (48, 8), (49, 8), (12, 7)])
+@pytest.mark.parametrize("window", [3, 5, 7])
+def test_a_kernels_gradient_is_the_depthwise_one(unit, channels, side, window, monkeypatch):
+    """Computed by a dense kernel or not: in bf16, against double precision."""
+    monkeypatch.setattr(convolution, "_has_matrix_unit", lambda: unit)
+    grad, x = (torch.randn(4, channels, side, side).bfloat16() for _ in range(2))
+    weight = torch.randn(channels, 1, window, window, dtype=torch.float64, requires_grad=True)
+    halo = (window // 2,) * 2
+    out = nn.functional.conv2d(x.double(), weight, padding=halo, groups=channels)
+    (expected,) = torch.autograd.grad(out, weight, grad.double())
+    found = kernel_gradient(grad, x, weight.detach().float(), halo)
+    assert found.dtype == torch.float32
+    assert found.shape == weight.shape
+    assert (found - expected).norm() < 4e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])

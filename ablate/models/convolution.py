@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from ablate.models.routes import at_least_fp32, compute_dtype, on_cpu
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+DENSE_CHANNELS, DENSE_PIXELS = 48, 64
+"""The most channels and the least pixels with which a dense kernel's gradient takes less time."""
 
 
 class Conv2d(nn.Conv2d):
@@ -79,6 +82,49 @@ def depthwise_gradients(
         stride, padding, (1, 1), False, (0, 0), channels, needed,
     )  # fmt: skip
     return found
+
+
+def kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
+    """The gradient of a depthwise kernel (C, 1, k, k), k odd, at stride 1.
+
+    In bf16, a processor with a matrix unit takes the gradient of a dense kernel (C, C, k, k) in
+    less time than that of the depthwise one, its diagonal, while C is small and the map is not.
+
+    Args:
+        grad: of the output (N, C, H, W).
+        x: the map (N, C, H, W); its precision is that of the products.
+        weight: the kernel.
+        padding: of the convolution.
+    """
+    channels, side = len(weight), weight.shape[-1]
+    pays = channels <= DENSE_CHANNELS and side > 3 and x.shape[2] * x.shape[3] >= DENSE_PIXELS
+    if not (pays and x.dtype == torch.bfloat16 and _has_matrix_unit()):
+        dtype = at_least_fp32(x.dtype)
+        found = depthwise_gradients(
+            dense(grad, dtype), dense(x, dtype), weight, (1, 1), padding, (False, True, False)
+        )[1]
+        assert found is not None
+        return found
+    whole = weight.new_empty(channels, channels, side, side, dtype=x.dtype)  # its shape is read
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        dense(grad, x.dtype), dense(x, x.dtype), whole, None,
+        (1, 1), padding, (1, 1), False, (0, 0), 1, (False, True, False),
+    )[1]  # fmt: skip
+    return gradient.diagonal().permute(2, 0, 1)[:, None].to(weight.dtype)
+
+
+def dense(map_: Tensor, dtype: torch.dtype) -> Tensor:
+    """A map (N, C, H, W), perhaps a part of a larger one, as a channels-last one of its own."""
+    map_ = map_.to(dtype, memory_format=torch.channels_last)
+    return map_.contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _has_matrix_unit() -> bool:
+    """Whether this CPU multiplies matrices of bf16 in hardware (Intel's AMX)."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 class _DepthwiseConv(torch.autograd.Function):

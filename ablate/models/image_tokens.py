@@ -7,6 +7,7 @@ layers cost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ablate.models.convolution import depthwise, depthwise_gradients
+from ablate.models.convolution import dense, depthwise, depthwise_gradients, kernel_gradient
 from ablate.models.layers import to_map, tokens
 from ablate.models.routes import at_least_fp32
 
@@ -29,10 +30,7 @@ def padding(weight: Tensor) -> tuple[int, int]:
 
 def image_map(x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """The image tokens among (N, L, C) as a dense channels-last map (N, C, H, W)."""
-    map_ = to_map(x[:, x.shape[1] - grid[0] * grid[1] :], grid)
-    return map_.to(dtype, memory_format=torch.channels_last).contiguous(
-        memory_format=torch.channels_last
-    )
+    return dense(to_map(x[:, x.shape[1] - grid[0] * grid[1] :], grid), dtype)
 
 
 class AddConvolved(torch.autograd.Function):
@@ -72,10 +70,14 @@ class AddConvolved(torch.autograd.Function):
 class AddGated(torch.autograd.Function):
     """mixed + q * depthwise(v) on the image tokens, written into `mixed`.
 
-    Each depthwise convolution reads its own channels of v, one block after the other.
+    The depthwise convolutions have windows of their own, each for its block of channels. All are
+    computed as one with the largest window, the smaller kernels with zeros around: more products,
+    but in less time than taking the blocks of channels apart and putting them together again. Only
+    the kernels' gradients are computed block by block.
 
     apply(mixed, q, v, grid, *parameters): three times tokens (N, L, C), (H, W) of the image
-    tokens, and weight (C_i, 1, k_i, k_i) and bias (C_i) of every convolution -> (N, L, C).
+    tokens, and weight (C_i, 1, k_i, k_i), k_i odd, and bias (C_i) of every convolution
+    -> (N, L, C).
     """
 
     @staticmethod
@@ -83,42 +85,46 @@ class AddGated(torch.autograd.Function):
         ctx: Any, mixed: Tensor, q: Tensor, v: Tensor, grid: Grid, *parameters: Tensor
     ) -> Tensor:
         ctx.mark_dirty(mixed)
-        prefix, first = mixed.shape[1] - grid[0] * grid[1], 0
-        maps, convolved = [], []
-        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-            part = slice(first, first + len(weight))
-            maps.append(image_map(v[..., part], grid, v.dtype))
-            convolved.append(tokens(depthwise(maps[-1], weight, bias, STRIDE, padding(weight))))
-            mixed[:, prefix:, part].addcmul_(q[:, prefix:, part], convolved[-1])
-            first = part.stop
-        ctx.save_for_backward(q, *maps, *convolved, *parameters[::2])
+        prefix = mixed.shape[1] - grid[0] * grid[1]
+        weights, biases = parameters[::2], parameters[1::2]
+        map_, weight = image_map(v, grid, v.dtype), _as_one(weights)
+        convolved = tokens(depthwise(map_, weight, torch.cat(biases), STRIDE, padding(weight)))
+        mixed[:, prefix:].addcmul_(q[:, prefix:], convolved)
+        ctx.save_for_backward(q, map_, convolved, *weights)
         ctx.grid = grid
         return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, *rest = ctx.saved_tensors
-        count, grid = len(rest) // 3, ctx.grid
-        prefix, first = grad.shape[1] - grid[0] * grid[1], 0
+        q, map_, convolved, *weights = ctx.saved_tensors
+        prefix = grad.shape[1] - ctx.grid[0] * ctx.grid[1]
+        image = grad[:, prefix:]
         dq, dv = (torch.empty(q.shape, dtype=q.dtype) for _ in range(2))
         dq[:, :prefix], dv[:, :prefix] = 0, 0
+        torch.mul(image, convolved, out=dq[:, prefix:])
+        dconvolved = (image * q[:, prefix:]).to(at_least_fp32(q.dtype))
+        dbias, dmap = dconvolved.sum((0, 1)), to_map(dconvolved, ctx.grid)
+        weight = _as_one(weights)
+        dv_map, _, _ = depthwise_gradients(
+            dmap, map_, weight, STRIDE, padding(weight), (True, False, False)
+        )
+        assert dv_map is not None
+        dv[:, prefix:] = tokens(dv_map)
         parameters: list[Tensor | None] = []
-        for map_, convolved, weight in zip(
-            rest[:count], rest[count : 2 * count], rest[2 * count :], strict=True
-        ):
+        first = 0
+        for weight in weights:
             part = slice(first, first + len(weight))
-            gradient = grad[:, prefix:, part]
-            torch.mul(gradient, convolved, out=dq[:, prefix:, part])
-            dmap, *others = depthwise_gradients(
-                to_map(gradient * q[:, prefix:, part], grid), map_, weight, STRIDE,
-                padding(weight), (True, True, True),
-            )  # fmt: skip
-            assert dmap is not None
-            dv[:, prefix:, part] = tokens(dmap)
-            parameters += others
+            gradient = kernel_gradient(dmap[:, part], map_[:, part], weight, padding(weight))
+            parameters += [gradient, dbias[part]]
             first = part.stop
         return grad, dq, dv, None, *parameters
+
+
+def _as_one(weights: Sequence[Tensor]) -> Tensor:
+    """Kernels (C_i, 1, k_i, k_i) as one (C, 1, k, k), with zeros around the smaller ones."""
+    side = max(weight.shape[-1] for weight in weights)
+    return torch.cat([F.pad(weight, ((side - weight.shape[-1]) // 2,) * 4) for weight in weights])
 
 
 class ResizeTokens(torch.autograd.Function):

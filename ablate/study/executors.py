@@ -24,7 +24,7 @@ from ablate.errors import ConfigError, unknown
 from ablate.study.allocator import starting_with_large_pages
 from ablate.study.environment import available_cores
 from ablate.study.plugins import import_plugins
-from ablate.study.worker import Order, ask_to_stop
+from ablate.study.worker import Order, ask_to_stop, load_training
 
 T = TypeVar("T")
 
@@ -57,6 +57,9 @@ class TrialExecutor(Executor):
     def place(self, order: Order) -> Order:
         """The order with this executor's devices and threads filled in."""
         return order
+
+    def warm_up(self) -> None:
+        """Begin what trials need before they can start, while the driver still looks at them."""
 
     def has(self, path: Path) -> bool:
         """Whether the trial in this run folder is in the cluster's queue already: submitted by an
@@ -147,6 +150,10 @@ class LocalExecutor(TrialExecutor):
 
     def place(self, order: Order) -> Order:
         return replace(order, threads=self._thread_count)
+
+    def warm_up(self) -> None:
+        for _ in self._all:
+            self.submit(load_training)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         return self._callers.submit(self._call, fn, args, kwargs)

@@ -19,7 +19,6 @@ from ablate.models import create_model
 from ablate.study.built import Built
 from ablate.training.devices import choose
 from ablate.training.recipe import build_optimizer
-from ablate.training.surroundings import torch_threads
 
 FEW = 5
 """Probes of a plan, unless every variant is measured."""
@@ -113,6 +112,8 @@ def measure(
     Raises:
         AblateError: the device or the network is not there.
     """
+    from ablate.training.surroundings import torch_threads  # imports Lightning
+
     place = choose(device, case.train.model_copy(update={"devices": 1, "strategy": "auto"}))
     where = torch.device({"gpu": "cuda"}.get(place.accelerator, place.accelerator))
     with torch_threads(threads):

@@ -243,6 +243,11 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def load_training() -> None:
+    """Import what trains, in a process that will be given trials."""
+    _default_fit()
+
+
 def _default_fit() -> Fit:
     from ablate.training import fit
 
