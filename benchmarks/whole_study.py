@@ -126,8 +126,8 @@ def main() -> None:
     for script, found in plain.items():
         seconds = sum(each[0] for each in found)
         ratio = seconds / statistics.mean(ours)
-        accuracy = shown([each[1] for each in found])
-        print(f"plain script, {script}: {seconds:.0f} s, {ratio:.2f} times ours, {accuracy}")
+        top1 = shown([each[1] for each in found])
+        print(f"plain script, {script}: {seconds:.0f} s, {ratio:.2f} times ours, {top1}")
 
 
 if __name__ == "__main__":
