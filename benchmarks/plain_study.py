@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,14 @@ class Classifier(pl.LightningModule):
             [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
             lr=self.args.lr,
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.args.lr, self.steps, pct_start=0.1
-        )
+        warmup = self.steps // self.args.epochs
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return (1 + math.cos(math.pi * (step - warmup) / (self.steps - warmup))) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 

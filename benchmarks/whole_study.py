@@ -2,14 +2,14 @@
 
     python benchmarks/whole_study.py DATA
 
-Same network (coat-lite-micro), images, epochs and batch, on the cores of this machine. The plain
-script (`benchmarks/plain_study.py`) trains one seed after the other: with Lightning's defaults
-(fp32), and again in our precision and memory format. `ablate run` starts with an empty cache of
-images: decoding them once is inside its time, as its start, its plan and its report are. Since the
-speed of a machine drifts, the two plain scripts take turns, seed by seed, and `ablate run` runs the
-whole study twice: before the first seed and in the middle. All files are read once before, so that
-everybody finds them in the system's memory. Printed are wall-clock ratios, and the accuracies with
-95% intervals.
+Same network (coat-lite-micro), recipe, images, epochs and batch, on the cores of this machine.
+The plain script (`benchmarks/plain_study.py`) trains one seed after the other: with Lightning's
+defaults (fp32), and again in our precision and memory format. `ablate run` starts with an empty
+cache of images: decoding them once is inside its time, as its start, its plan and its report are.
+Since the speed of a machine drifts, the two plain scripts take turns, seed by seed, and `ablate
+run` runs the whole study twice: before the first seed and in the middle. All files are read once
+before, so that everybody finds them in the system's memory. Printed are wall-clock ratios, and
+the accuracies with 95% intervals.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def by_ablate(args: argparse.Namespace, folder: Path) -> tuple[float, list[float
         STUDY.format(
             seeds=args.seeds,
             root=args.data,
-            fraction=args.images / 50_000,
+            fraction=args.images / 49_500,  # of what the validation split leaves
             epochs=args.epochs,
             precision=args.precision,
             channels_last=str(args.precision == "bf16").lower(),
