@@ -62,3 +62,10 @@ def test_a_file_imports_from_its_floor_or_below(path: Path) -> None:
 def test_a_module_that_promises_no_torch_loads_none(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_driver_loads_no_lightning() -> None:
+    """Its import takes seconds, and only those who train or time a step need it."""
+    imports = "import sys, ablate.study.engine, ablate.study.plan"
+    code = f"{imports}; sys.exit('pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -182,7 +182,7 @@ _SENTENCE = re.compile(
 def quotations(text: str) -> list[tuple[str, str]]:
     """(folder, quotation) of every measured table and verdict, by the folder named last before it.
 
-    A table counts as measured where its header has `Measured top-1`.
+    A table counts as measured where its header has `Measured top-1` or, of a search, `Val top-1`.
     """
     found, folder, block = [], "", list[str]()
     for line in [*text.splitlines(), ""]:
@@ -191,7 +191,7 @@ def quotations(text: str) -> list[tuple[str, str]]:
         if line.startswith("| "):
             block.append(line)
             continue
-        if block and "Measured top-1" in block[0]:
+        if block and ("Measured top-1" in block[0] or "Val top-1" in block[0]):
             found.append((folder, "\n".join(block)))
         block = []
         if _SENTENCE.match(line):

@@ -126,6 +126,10 @@ def is_ignored(number: int) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
 
 
+def is_loaded(module: str) -> bool:
+    return module in sys.modules
+
+
 def plugin_value() -> int:
     import sys
 
@@ -141,6 +145,14 @@ def test_a_call_returns_its_value_through_a_future(executor: TrialExecutor) -> N
     future = executor.submit(add, 2, b=3)
     assert isinstance(future, Future)
     assert future.result(timeout=60) == 5
+
+
+@pytest.mark.slow
+def test_local_workers_import_what_trains_before_they_get_a_trial() -> None:
+    with LocalExecutor(Resources(workers=1)) as local:
+        assert not local.submit(is_loaded, "pytorch_lightning").result()
+        local.warm_up()
+        assert local.submit(is_loaded, "pytorch_lightning").result()
 
 
 def test_an_exception_comes_back_as_itself(executor: TrialExecutor) -> None:
