@@ -171,8 +171,8 @@ class LocalExecutor(TrialExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._callers.shutdown(wait=wait, cancel_futures=cancel_futures)
-        for slot in self._all:
-            slot.close(wait=wait)
+        for slot in self._all:  # idle by now; a process takes seconds to unload what it imported
+            slot.close(wait=False)
 
 
 class _Slot:
