@@ -126,6 +126,10 @@ def is_ignored(number: int) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
 
 
+def sleep_long() -> None:
+    time.sleep(60.0)
+
+
 def is_loaded(module: str) -> bool:
     return module in sys.modules
 
@@ -153,6 +157,17 @@ def test_local_workers_import_what_trains_before_they_get_a_trial() -> None:
         assert not local.submit(is_loaded, "pytorch_lightning").result()
         local.warm_up()
         assert local.submit(is_loaded, "pytorch_lightning").result()
+
+
+def test_local_workers_that_warm_up_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.study.executors.load_training", sleep_long)
+    local = LocalExecutor(Resources(workers=1))
+    local.submit(add, 1, 2).result()  # the process is there
+    local.warm_up()
+    time.sleep(0.5)
+    begin = time.monotonic()
+    local.shutdown(wait=True, cancel_futures=True)
+    assert time.monotonic() - begin < 20.0
 
 
 def test_an_exception_comes_back_as_itself(executor: TrialExecutor) -> None:

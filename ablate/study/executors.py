@@ -170,6 +170,9 @@ class LocalExecutor(TrialExecutor):
             slot.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for slot in self._all if cancel_futures else ():
+            if slot.is_warming:  # for a trial that will not come
+                slot.kill()
         self._callers.shutdown(wait=wait, cancel_futures=cancel_futures)
         for slot in self._all:  # idle by now; a process takes seconds to unload what it imported
             slot.close(wait=False)
@@ -182,8 +185,10 @@ class _Slot:
         self._initargs = (gpu, threads, tuple(plugins))
         self._pool: ProcessPoolExecutor | None = None
         self._pid: int | None = None
+        self.is_warming = False
 
     def call(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self.is_warming = fn is load_training
         try:
             if self._pool is None:
                 self._start()
@@ -193,6 +198,8 @@ class _Slot:
             pid, self._pid = self._pid, None
             self.close(wait=True)  # until it is really gone, and its owner file stale
             raise WorkerDied(f"worker process {pid or '(starting)'} died") from error
+        finally:
+            self.is_warming = False
 
     def _start(self) -> None:
         self._pool = ProcessPoolExecutor(
