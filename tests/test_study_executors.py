@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -155,15 +156,25 @@ def test_a_call_returns_its_value_through_a_future(executor: TrialExecutor) -> N
 def test_local_workers_import_what_trains_before_they_get_a_trial() -> None:
     with LocalExecutor(Resources(workers=1)) as local:
         assert not local.submit(is_loaded, "pytorch_lightning").result()
-        local.warm_up()
+        local.warm_up(1)
         assert local.submit(is_loaded, "pytorch_lightning").result()
+
+
+def test_only_as_many_local_workers_warm_up_as_there_are_trials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    load = partial(pid_after_meeting, tmp_path, 1)
+    monkeypatch.setattr("ablate.study.executors.load_training", load)
+    with LocalExecutor(Resources(workers=3, trials=3)) as local:
+        local.warm_up(2)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_local_workers_that_warm_up_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablate.study.executors.load_training", sleep_long)
     local = LocalExecutor(Resources(workers=1))
     local.submit(add, 1, 2).result()  # the process is there
-    local.warm_up()
+    local.warm_up(1)
     time.sleep(0.5)
     begin = time.monotonic()
     local.shutdown(wait=True, cancel_futures=True)

@@ -119,7 +119,7 @@ class Driver:
         executor = self.executor = create_executor(settings.executor, resources)
         try:
             if settings.fit is None:  # after the executor: its mistakes are told in no time
-                executor.warm_up()
+                executor.warm_up(len(self.todo))
                 self._check()
             with self._leading(executor) as order:
                 while self._grow() or self.active or self.others:

@@ -58,8 +58,8 @@ class TrialExecutor(Executor):
         """The order with this executor's devices and threads filled in."""
         return order
 
-    def warm_up(self) -> None:
-        """Begin what trials need before they can start, while the driver still looks at them."""
+    def warm_up(self, trials: int) -> None:
+        """Begin what so many trials need to start, while the driver still looks at them."""
 
     def has(self, path: Path) -> bool:
         """Whether the trial in this run folder is in the cluster's queue already: submitted by an
@@ -140,6 +140,7 @@ class LocalExecutor(TrialExecutor):
         self.slots = max(1, min(wished, resources.trials))
         self._thread_count = resources.threads or max(1, available_cores() // self.slots)
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._warming: list[_Slot] = []
         self._all = [
             _Slot(gpus[number % len(gpus)] if gpus else None, self._thread_count, resources.plugins)
             for number in range(self.slots)
@@ -151,9 +152,18 @@ class LocalExecutor(TrialExecutor):
     def place(self, order: Order) -> Order:
         return replace(order, threads=self._thread_count)
 
-    def warm_up(self) -> None:
-        for _ in self._all:
-            self.submit(load_training)
+    def warm_up(self, trials: int) -> None:
+        for _ in self._all[:trials]:
+            self._callers.submit(self._warm)
+
+    def _warm(self) -> None:
+        slot = self._free.get()
+        self._warming.append(slot)
+        try:
+            slot.call(load_training)
+        finally:
+            self._warming.remove(slot)
+            self._free.put(slot)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         return self._callers.submit(self._call, fn, args, kwargs)
@@ -170,10 +180,10 @@ class LocalExecutor(TrialExecutor):
             slot.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for slot in self._all if cancel_futures else ():
-            if slot.is_warming:  # for a trial that will not come
-                slot.kill()
-        self._callers.shutdown(wait=wait, cancel_futures=cancel_futures)
+        self._callers.shutdown(wait=False, cancel_futures=cancel_futures)
+        for slot in list(self._warming) if cancel_futures else ():
+            slot.kill()  # its trial does not come any more
+        self._callers.shutdown(wait=wait)
         for slot in self._all:  # idle by now; a process takes seconds to unload what it imported
             slot.close(wait=False)
 
@@ -185,10 +195,8 @@ class _Slot:
         self._initargs = (gpu, threads, tuple(plugins))
         self._pool: ProcessPoolExecutor | None = None
         self._pid: int | None = None
-        self.is_warming = False
 
     def call(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        self.is_warming = fn is load_training
         try:
             if self._pool is None:
                 self._start()
@@ -198,8 +206,6 @@ class _Slot:
             pid, self._pid = self._pid, None
             self.close(wait=True)  # until it is really gone, and its owner file stale
             raise WorkerDied(f"worker process {pid or '(starting)'} died") from error
-        finally:
-            self.is_warming = False
 
     def _start(self) -> None:
         self._pool = ProcessPoolExecutor(
